@@ -1,0 +1,9 @@
+"""``python -m portfree``: the same as the command ``portfree``."""
+
+from __future__ import annotations
+
+import sys
+
+from portfree.cli import main
+
+sys.exit(main())

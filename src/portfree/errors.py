@@ -1,0 +1,31 @@
+"""The errors that portfree raises."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from portfree.report import Report
+
+
+class PortfreeError(Exception):
+    """The base of every error that portfree raises on purpose: one clear line, no traceback needed."""
+
+
+class PortSpecError(PortfreeError, ValueError):
+    """A port was asked for that cannot be one, such as ``0``, ``8000x`` or ``8000/sctp``."""
+
+
+class PortsBusyError(PortfreeError):
+    """A port is still busy, and ``on_busy="fail"`` was asked for.
+
+    *report* is the whole `Report` of the call, the ports that are free included.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[type[PortsBusyError], tuple[str, Report]]:
+        # Exceptions cross process borders (pytest-xdist, multiprocessing) by pickle, which would
+        # otherwise call __init__ with the message alone.
+        return type(self), (str(self), self.report)

@@ -1,0 +1,123 @@
+"""What one call did: frozen values, ready to be shown (`render`) or asked.
+
+Named tuples rather than dataclasses: a call that finds every port free builds these, and importing
+dataclasses would cost it more than all its work.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from portfree.ports import Port
+
+Scope = Literal["orphans", "mine", "any"]
+OnBusy = Literal["warn", "fail"]
+Status = Literal["free", "freed", "busy"]
+Action = Literal["stop", "keep"]
+
+SCOPES: tuple[Scope, ...] = ("orphans", "mine", "any")
+ON_BUSY: tuple[OnBusy, ...] = ("warn", "fail")
+
+
+class Verdict(NamedTuple):
+    """Whether a holder may be stopped, and why."""
+
+    action: Action
+    rule: str
+    """The rule that decided: ``self``, ``own-run``, ``container``, ``protected``, ``unknown``,
+    ``other-user``, ``live-run``, ``left-behind``, ``service``, ``orphan``, ``mine``, ``attended``."""
+    reason: str
+    """The proof, or what stood in the way, in words."""
+    instead: str = ""
+    """For a holder that is kept: what to do instead."""
+
+
+class HolderReport(NamedTuple):
+    """One holder of a port, the verdict on it, and what became of it.
+
+    Texts are as the system had them, but for secrets, which are masked; `render` makes them safe
+    for a terminal.
+    """
+
+    pid: int
+    name: str
+    command: str
+    """The command line, with what looks like a password, a token or a key masked."""
+    user: str
+    uid: int | None
+    started: float | None
+    """When it started, in seconds since the epoch; None if that is not known."""
+    cwd: str | None
+    launcher: str
+    """Who started it and still looks after it, such as ``"zsh (pid 9) on pts/3"``; empty if nobody."""
+    test: str
+    """The test that it was born in, as pytest names it: ``"tests/test_api.py::test_x (setup)"``."""
+    addresses: tuple[str, ...]
+    """The local addresses of its sockets on this port, such as ``("127.0.0.1", "::1")``."""
+    root: bool
+    """Whether no ancestor of it holds the same port: root holders are judged, the others follow."""
+    verdict: Verdict
+    ended: str = ""
+    """What became of it: ``"ended after SIGTERM"``; empty if it was not touched."""
+    seconds: float | None = None
+    """How long that took, in seconds from the first signal."""
+
+
+class Note(NamedTuple):
+    """Something about a port that no holder explains."""
+
+    kind: str
+    """``fading``, ``draining``, ``outgoing``, ``privileged``, ``invisible``, ``restarted``, …"""
+    text: str
+    instead: str = ""
+    """What to do about it; empty if nothing needs to be done."""
+
+
+class Outcome(NamedTuple):
+    """What became of one port."""
+
+    port: Port
+    status: Status
+    """``free``: it was free already. ``freed``: it was held, and was then seen free. ``busy``: it
+    still is (always, for a held port, in a dry run)."""
+    ok: bool = True
+    """Whether the port can be used now; in a dry run: whether it could be, without the dry run."""
+    holders: tuple[HolderReport, ...] = ()
+    notes: tuple[Note, ...] = ()
+    seconds: float = 0.0
+    """How long it took until the port was free, or until portfree gave up, in seconds."""
+
+
+class Request(NamedTuple):
+    """What was asked for."""
+
+    ports: tuple[Port, ...]
+    scope: Scope = "orphans"
+    grace: float = 3.0
+    wait: float = 0.0
+    on_busy: OnBusy = "warn"
+    dry_run: bool = False
+
+
+class Report(NamedTuple):
+    """The outcomes of one call, in the order in which the ports were asked for."""
+
+    request: Request
+    outcomes: tuple[Outcome, ...]
+    seconds: float = 0.0
+    """How long the whole call took, in seconds."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every port can be used now; in a dry run: whether it could be, without it."""
+        return all(outcome.ok for outcome in self.outcomes)
+
+    @property
+    def freed(self) -> tuple[Port, ...]:
+        """The ports that were held and are free now."""
+        return tuple(outcome.port for outcome in self.outcomes if outcome.status == "freed")
+
+    @property
+    def busy(self) -> tuple[Port, ...]:
+        """The ports that are still busy."""
+        return tuple(outcome.port for outcome in self.outcomes if outcome.status == "busy")

@@ -1,0 +1,208 @@
+"""The border to the operating system: what portfree asks of it, and the facts that come back.
+
+`survey`, `stop` and `free_ports` see the machine only through a `System`. There are two real ones,
+`linux` and `portable`; a test can put its own in their place, which is how the branches for macOS
+and Windows, and every failure of the kernel, are tested on Linux.
+
+A `System` reports facts and never judges: no list of names, no rule, no policy lives behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from portfree.ports import Port
+
+Bind = Literal["free", "in-use", "denied", "unavailable"]
+"""What a bind to a port said: free; EADDRINUSE; EACCES or EPERM; or something else (no such
+address family, no memory): nothing is known."""
+
+State = Literal["listening", "bound", "connected", "connecting", "fading"]
+"""What a socket does with its port.
+
+``listening`` and ``bound`` hold it (``bound``: bound and neither listening nor connected, which for
+UDP is the state of every server). ``connected`` and ``connecting`` merely use the number at their own
+end. ``fading`` is a closed connection that the kernel keeps for a while (TIME_WAIT, FIN_WAIT2 and
+the like, RFC 9293 3.3.2)."""
+
+Signal = Literal["TERM", "CONT", "INT", "KILL"]
+
+MARKS = (
+    "PORTFREE_RUN_ID",
+    "PYTEST_CURRENT_TEST",
+    "PYTEST_VERSION",
+    "NOX_CURRENT_SESSION",
+    "TOX_ENV_DIR",
+)
+"""Environment variables that tell where a process was born."""
+
+CI_JOB_IDS = ("RUNNER_TRACKING_ID", "CI_JOB_ID", "BUILD_TAG", "BUILDKITE_JOB_ID")
+"""Environment variables that name a CI job: GitHub Actions, GitLab, Jenkins, Buildkite."""
+
+XDIST_WORKER = "PYTEST_XDIST_WORKER"
+"""Environment variable that names a worker of pytest-xdist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A socket on one of the asked ports, as the kernel lists it."""
+
+    id: Hashable
+    """Equal for the same socket, whoever holds it: the inode on Linux. Sockets that cannot be told
+    apart share an id, so that nobody is stopped for a socket that somebody else may share.
+    ``None`` for a connection that belongs to no process any more."""
+    port: Port
+    state: State
+    address: str
+    """The local address, such as ``"127.0.0.1"`` or ``"::"``."""
+    uid: int | None = None
+    """The owner, where the kernel tells it (Linux tells it of every socket, without privilege)."""
+    peer: str = ""
+    """The other end of a connection, ``"192.0.2.7:443"``."""
+    fades_in: float | None = None
+    """For a fading connection, after how many seconds the kernel forgets it, where it tells."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether this socket keeps others from serving on the port."""
+        return self.state in ("listening", "bound")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as it was seen once. ``pid`` and ``start`` together are its identity.
+
+    What could not be read is ``None`` (``()`` or ``{}`` where it is a collection and ``complete`` is
+    false): the verdict takes that for "unknown", never for "no".
+    """
+
+    pid: int
+    ppid: int | None
+    """0 where the parent lies outside our pid namespace, and for the first process; None where the
+    parent has ended and nobody adopted the child, as on Windows."""
+    start: float
+    """When it started: compared for equality, and ordered among the processes of one machine. An int,
+    clock ticks since boot, on Linux (proc(5), field 22 of stat), else seconds since the epoch."""
+    name: str
+    """The kernel's short name: at most 15 bytes on Linux."""
+    argv: tuple[str, ...] = ()
+    """The command line. Secrets in it are masked before it leaves the boundary's caller."""
+    owner: int | str | None = None
+    """The real uid; on Windows ``DOMAIN\\user``."""
+    started: float | None = None
+    """When it started, in seconds since the epoch: to show its age, not to identify it."""
+    cwd: str | None = None
+    session: int | None = None
+    """The session id (getsid(2))."""
+    terminal: str | None = None
+    """Its controlling terminal, such as ``"pts/3"``; None if it has none."""
+    foreground: bool = False
+    """Whether it is in the foreground process group of that terminal."""
+    zombie: bool = False
+    """Dead and not yet reaped, with no thread that still lives."""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """The `MARKS`, the `CI_JOB_IDS` and ``PYTEST_XDIST_WORKER`` that its environment had at its
+    start; nothing else of it is kept."""
+    complete: bool = True
+    """Whether the environment, the directory and the command line could all be read."""
+    unit: str | None = None
+    """The service that its service manager started it as: ``nginx.service`` (the leaf of its
+    systemd cgroup), a launchd label, the name of a Windows service."""
+    container: str | None = None
+    """The container it runs in, if that is not ours: its id, or ``"?"`` if the id is not told."""
+
+    @property
+    def leads_session(self) -> bool:
+        return self.session == self.pid
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Who has which socket open."""
+
+    pids: Mapping[Hashable, frozenset[int]]
+    """Socket id to the pids that have it open; an id that nobody was seen with is absent."""
+    unreadable: int = 0
+    """How many processes did not let us look at their descriptors."""
+
+
+class Pin(Protocol):
+    """A process held by its identity, so that a recycled pid is never signalled."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def alive(self) -> bool:
+        """Whether the process still runs. A zombie with no living thread does not."""
+
+    def send(self, signal: Signal) -> bool:
+        """Send a signal through the pin; False if the process was gone already.
+
+        Raises PermissionError if the kernel refuses.
+        """
+
+    def close(self) -> None: ...
+
+
+class System(Protocol):
+    """The operating system, as portfree needs it."""
+
+    @property
+    def name(self) -> str:
+        """``"linux"``, ``"darwin"``, ``"win32"``, …: `sys.platform`."""
+
+    @property
+    def namespace(self) -> str:
+        """Which pid namespace we live in: empty in the first one, and where there are none."""
+
+    @property
+    def privileged(self) -> bool:
+        """Whether we may signal the processes of other users."""
+
+    @property
+    def polite(self) -> bool:
+        """Whether a foreign process can be asked to end (false on Windows)."""
+
+    def bind(self, port: Port, *, reuse: bool = False) -> Bind:
+        """Try to bind the port on every address, without listening, and let go at once.
+
+        With *reuse*, as a server with SO_REUSEADDR does (which most set): refused by whoever holds
+        the port, but not by the fading connections of a dead server.
+        """
+
+    def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
+        """The sockets that hold one of *ports*; with *connections*, also those that merely have the
+        number at their own end."""
+
+    def owners(self, ids: Collection[Hashable]) -> Owners:
+        """Everybody who has one of these sockets open, from one look at all processes."""
+
+    def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
+        """Whether this process has one of these sockets open right now."""
+
+    def process(self, pid: int) -> Process | None:
+        """The facts about a process; None if there is no such process (any more)."""
+
+    def pids(self) -> Iterable[int]:
+        """Every process that can be seen."""
+
+    def pin(self, process: Process) -> Pin | None:
+        """Pin a process; None if it is gone or the pid is somebody else's by now.
+
+        Raises PermissionError if it cannot be pinned.
+        """
+
+    def user(self, owner: int | str | None) -> str:
+        """A user's name for people; the number itself if it has none."""
+
+    def container_behind(self, process: Process, port: Port) -> str:
+        """The container for which an engine's process has a port open, as the engine names it,
+        such as ``"shop-web-1 (image nginx, compose project shop)"``; empty if it cannot be asked."""
+
+    def now(self) -> float:
+        """A monotonic clock, in seconds."""
+
+    def wait(self, pins: Collection[Pin], timeout: float) -> None:
+        """Return when one of the pinned processes has ended, or after *timeout* seconds."""

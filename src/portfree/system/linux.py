@@ -1,0 +1,380 @@
+"""Linux: sockets from the kernel, processes from /proc, signals through pidfds.
+
+Facts from proc(5), pid_namespaces(7), cgroups(7), pidfd_open(2) and pidfd_send_signal(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+
+from portfree.ports import Port
+from portfree.system import engines, proc_net, sock_diag
+from portfree.system.boundary import (
+    CI_JOB_IDS,
+    MARKS,
+    XDIST_WORKER,
+    Bind,
+    Owners,
+    Pin,
+    Process,
+    Signal,
+    Socket,
+)
+from portfree.system.probe import dual_stack_bind
+
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in linux/proc_ns.h
+_TICKS = os.sysconf("SC_CLK_TCK")
+_SIGNALS: dict[Signal, signal.Signals] = {
+    "TERM": signal.SIGTERM,
+    "CONT": signal.SIGCONT,
+    "INT": signal.SIGINT,
+    "KILL": signal.SIGKILL,
+}
+_KEPT_VARIABLES = frozenset({*MARKS, *CI_JOB_IDS, XDIST_WORKER})
+
+# Container engines put the container's id, 64 hexadecimal digits, in the cgroup's name; LXC and
+# systemd-nspawn put its name there.
+_CONTAINER = re.compile(
+    r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])|/lxc(?:\.payload)?[./]([^/]+)|/machine-([^/]+)\.scope"
+)
+
+# What a process that goes away under our hands makes of a look at it.
+_GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
+
+
+class LinuxSystem:
+    """The `System` of Linux."""
+
+    name = "linux"
+    polite = True
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = proc
+        _, self._own_depth = self._identity("self")
+        self._own_container = _container(_text(f"{proc}/self/cgroup"))
+
+    @property
+    def namespace(self) -> str:
+        try:
+            inode = os.stat(f"{self._proc}/self/ns/pid").st_ino
+        except OSError:
+            return "?"
+        return "" if inode == _FIRST_PID_NAMESPACE else str(inode)
+
+    # Sockets
+
+    def bind(self, port: Port, *, reuse: bool = False) -> Bind:
+        return dual_stack_bind(port, reuse=reuse)
+
+    def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
+        try:
+            return sock_diag.dump(ports, connections=connections)
+        except OSError:
+            return proc_net.read(ports, connections=connections)
+
+    def owners(self, ids: Collection[Hashable]) -> Owners:
+        wanted = _links(ids)
+        pids: dict[Hashable, set[int]] = {}
+        unreadable = 0
+        for pid in self.pids():
+            try:
+                for link in self._descriptors(pid):
+                    if link in wanted:
+                        pids.setdefault(wanted[link], set()).add(pid)
+            except PermissionError:
+                unreadable += 1
+        return Owners({id_: frozenset(found) for id_, found in pids.items()}, unreadable)
+
+    def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
+        wanted = _links(ids)
+        try:
+            return any(link in wanted for link in self._descriptors(pid))
+        except PermissionError:
+            return False
+
+    def _descriptors(self, pid: int) -> Iterator[str]:
+        """What the open descriptors of a process point to: ``socket:[4711]`` and the like."""
+        folder = f"{self._proc}/{pid}/fd"
+        try:
+            numbers = os.listdir(folder)
+            # A main thread that has ended takes its view of the descriptors along, while the other
+            # threads keep them open: then only /proc/PID/task/*/fd shows them.
+            if not numbers and os.stat(f"{self._proc}/{pid}/task").st_nlink > 3:
+                for thread in os.listdir(f"{self._proc}/{pid}/task"):
+                    yield from self._links_in(f"{self._proc}/{pid}/task/{thread}/fd")
+                return
+        except _GONE:
+            return
+        for number in numbers:
+            try:
+                yield os.readlink(f"{folder}/{number}")
+            except _GONE:
+                continue
+
+    def _links_in(self, folder: str) -> Iterator[str]:
+        try:
+            for number in os.listdir(folder):
+                yield os.readlink(f"{folder}/{number}")
+        except _GONE:
+            return
+
+    # Processes
+
+    def pids(self) -> Iterable[int]:
+        return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+
+    def process(self, pid: int) -> Process | None:
+        stat = self._stat(pid)
+        if stat is None:
+            return None
+        folder = f"{self._proc}/{pid}"
+        owner, depth = self._identity(pid)
+        argv = _bytes(f"{folder}/cmdline")
+        environment = _bytes(f"{folder}/environ")
+        cgroup = _text(f"{folder}/cgroup")
+        container = _container(cgroup)
+        foreign = depth > self._own_depth or container != self._own_container
+        return Process(
+            pid=pid,
+            ppid=stat.ppid,
+            start=stat.start,
+            name=stat.name,
+            argv=_words(argv or b""),
+            owner=owner,
+            started=time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start / _TICKS),
+            cwd=_link(f"{folder}/cwd"),
+            session=stat.session,
+            terminal=_terminal(stat.terminal),
+            foreground=stat.foreground,
+            zombie=stat.zombie,
+            marks=_marks(environment or b""),
+            complete=argv is not None and environment is not None,
+            unit=_unit(cgroup),
+            container=(container or "?") if foreign else None,
+        )
+
+    def pin(self, process: Process) -> Pin | None:
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+            # A kernel before 5.3, or a sandbox that knows no pidfds: the start time is checked
+            # before every signal instead.
+            pin: _PidfdPin | _TicksPin = _TicksPin(self, process.pid, process.start)
+        else:
+            pin = _PidfdPin(process.pid, descriptor)
+        # The pid may have passed to another process before it was pinned.
+        stat = self._stat(process.pid)
+        if stat is None or stat.start != process.start:
+            pin.close()
+            return None
+        return pin
+
+    @property
+    def privileged(self) -> bool:
+        return os.geteuid() == 0
+
+    def container_behind(self, process: Process, port: Port) -> str:
+        return engines.container_behind(process, port)
+
+    def user(self, owner: int | str | None) -> str:
+        import pwd
+
+        if owner is None:
+            return "?"
+        try:
+            return pwd.getpwuid(int(owner)).pw_name
+        except KeyError:
+            return str(owner)
+
+    # Time
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, pins: Collection[Pin], timeout: float) -> None:
+        poll = select.poll()
+        blind = False
+        for pin in pins:
+            if isinstance(pin, _PidfdPin):
+                poll.register(pin.descriptor, select.POLLIN)
+            else:
+                blind = True
+        # Without a pidfd there is nothing to wait for: look again soon.
+        poll.poll(min(timeout, 0.01 if blind else timeout) * 1000)
+
+    # Reading /proc
+
+    def _stat(self, pid: int) -> _Stat | None:
+        raw = _bytes(f"{self._proc}/{pid}/stat")
+        if not raw:
+            return None
+        # The name stands in brackets and may itself hold brackets and spaces.
+        name = raw[raw.index(b"(") + 1 : raw.rindex(b")")]
+        state, ppid, group, session, terminal, foreground, *rest = raw[
+            raw.rindex(b")") + 2 :
+        ].split()
+        return _Stat(
+            name=os.fsdecode(name),
+            zombie=state in (b"Z", b"X") and int(rest[11]) <= 1,  # field 20: num_threads
+            ppid=int(ppid),
+            session=int(session),
+            terminal=int(terminal),
+            foreground=int(terminal) != 0 and group == foreground,
+            start=int(rest[13]),  # field 22: starttime
+        )
+
+    def start(self, pid: int) -> int | None:
+        """The start ticks of a live process; None if there is none with this pid."""
+        stat = self._stat(pid)
+        return None if stat is None or stat.zombie else stat.start
+
+    def _identity(self, pid: int | str) -> tuple[int | None, int]:
+        """The real uid, and how many pid namespaces deep the process lives (1: in the first one)."""
+        owner, depth = None, 1
+        for line in _text(f"{self._proc}/{pid}/status").splitlines():
+            if line.startswith("Uid:"):
+                owner = int(line.split()[1])
+            elif line.startswith("NSpid:"):
+                depth = len(line.split()) - 1
+        return owner, depth
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    """The fields of /proc/PID/stat that we use."""
+
+    name: str
+    zombie: bool
+    ppid: int
+    session: int
+    terminal: int
+    foreground: bool
+    start: int
+
+
+class _PidfdPin:
+    """A process held by a pidfd, which never comes to mean another process."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self.descriptor = descriptor
+
+    def alive(self) -> bool:
+        # Readable once the process has ended with all its threads, reaped or not (pidfd_open(2)).
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        return not poll.poll(0)
+
+    def send(self, signal_: Signal) -> bool:
+        try:
+            signal.pidfd_send_signal(self.descriptor, _SIGNALS[signal_])
+        except ProcessLookupError:
+            return False
+        return True
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class _TicksPin:
+    """A process held by its pid and start ticks, for a kernel without pidfds."""
+
+    def __init__(self, system: LinuxSystem, pid: int, start: float) -> None:
+        self._system = system
+        self.pid = pid
+        self._start = start
+
+    def alive(self) -> bool:
+        return self._system.start(self.pid) == self._start
+
+    def send(self, signal_: Signal) -> bool:
+        if not self.alive():
+            return False
+        try:
+            os.kill(self.pid, _SIGNALS[signal_])
+        except ProcessLookupError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _links(ids: Collection[Hashable]) -> dict[str, Hashable]:
+    return {f"socket:[{id_}]": id_ for id_ in ids}
+
+
+def _bytes(path: str) -> bytes | None:
+    """A file of /proc; None if it cannot be read, for whatever reason."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path for each file doubles the time
+            return file.read()
+    except OSError:
+        return None
+
+
+def _text(path: str) -> str:
+    return os.fsdecode(_bytes(path) or b"")
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _words(raw: bytes) -> tuple[str, ...]:
+    # Programs that set their title (setproctitle, nginx) overwrite argv with one text and pad it.
+    words = raw.rstrip(b"\0").split(b"\0")
+    return tuple(os.fsdecode(word) for word in words) if raw.strip(b"\0") else ()
+
+
+def _marks(environment: bytes) -> dict[str, str]:
+    pairs = (os.fsdecode(line).partition("=") for line in environment.split(b"\0"))
+    return {name: value for name, _, value in pairs if name in _KEPT_VARIABLES and value}
+
+
+def _terminal(number: int) -> str | None:
+    """The name of a terminal from its device number (Documentation/admin-guide/devices.txt)."""
+    if number == 0:
+        return None
+    major, minor = os.major(number), os.minor(number)
+    if 136 <= major <= 143:
+        return f"pts/{(major - 136) * 256 + minor}"
+    if major == 4:
+        return f"tty{minor}" if minor < 64 else f"ttyS{minor - 64}"
+    return f"terminal {major}:{minor}"
+
+
+def _container(cgroup: str) -> str | None:
+    match = _CONTAINER.search(cgroup)
+    return next((name for name in match.groups() if name), None) if match else None
+
+
+def _unit(cgroup: str) -> str | None:
+    """The leaf unit of systemd, if it is a service.
+
+    The line of the unified hierarchy starts with ``0::``; on a machine that has only the old one,
+    systemd's own starts with ``1:name=systemd:``.
+    """
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "name=systemd"):
+            units = [
+                part for part in path.split("/") if part.endswith((".service", ".scope", ".slice"))
+            ]
+            if units:
+                return units[-1] if units[-1].endswith(".service") else None
+    return None

@@ -1,0 +1,63 @@
+"""Runs: guarded stretches of work, and the ids that tell what was born in them.
+
+``PORTFREE_RUN_ID`` is a path of elements, outermost first: ``812.34567.9f3c/904.34810.07ab``. One
+element is ``PID.START.NONCE`` of the run's controller, the process that opened the run and will end
+it; in another pid namespace than the machine's first one, ``PID.START.NONCE.NAMESPACE``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from portfree.system.boundary import System
+
+RUN_ID = "PORTFREE_RUN_ID"
+
+OPEN_HERE: set[str] = set()
+"""The elements of the runs that this process has open."""
+
+_ELEMENT = re.compile(r"([0-9]+)\.([0-9]+|t[0-9]+)\.([0-9a-f]+)(?:\.([0-9]+))?", re.ASCII)
+
+
+def elements(path: str) -> tuple[str, ...]:
+    """The elements of a run id, outermost first."""
+    return tuple(path.split("/")) if path else ()
+
+
+def beyond(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
+    """The first element of their run id that is not ours too; None if theirs has none."""
+    for at, element in enumerate(theirs):
+        if at >= len(ours) or ours[at] != element:
+            return element
+    return None
+
+
+def alive(element: str, system: System) -> bool:
+    """Whether the controller of a run lives.
+
+    False must mean that it certainly has ended: no process has its pid, or the process that has it
+    started at another time. An element that cannot be read, or comes from another pid namespace,
+    where pids mean other processes, counts as alive.
+    """
+    match = _ELEMENT.fullmatch(element)
+    if match is None:
+        return True
+    pid, start, _, namespace = match.groups()
+    if (namespace or "") != system.namespace:
+        return True
+    if int(pid) == os.getpid():
+        # Several runs may share a process (tox runs environments in threads), and we know ours.
+        return element in OPEN_HERE
+    process = system.process(int(pid))
+    if process is None or process.zombie:
+        return False
+    ticks = start_token(process.start)
+    # Ticks and a backend's seconds cannot be compared: then the pid has to do.
+    return ticks == start or ticks.startswith("t") != start.startswith("t")
+
+
+def start_token(start: float) -> str:
+    """A start time as run ids write it: clock ticks as they are, seconds as ``t`` and milliseconds."""
+    return f"t{round(start * 1000)}" if isinstance(start, float) else str(start)

@@ -1,0 +1,195 @@
+"""`free_ports`: find who holds the ports, decide, stop, and look whether they are free now."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from portfree import settings
+from portfree.errors import PortsBusyError, PortSpecError
+from portfree.ports import parse_ports
+from portfree.report import OnBusy, Outcome, Report, Request, Scope
+from portfree.system.probe import bind
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from portfree.system.boundary import System
+    from portfree.verdict import Phase
+
+Notice = Callable[[str], None]
+
+# The kernel may need a moment to clear up behind SIGKILL: shorter graces than this one do not make a
+# call shorter.
+_LEAST_GRACE = 0.5
+
+
+def free_ports(
+    *ports: int | str,
+    scope: Scope | None = None,
+    grace: float | None = None,
+    wait: float | None = None,
+    on_busy: OnBusy | None = None,
+    dry_run: bool = False,
+) -> Report:
+    """Free these ports now, and say who held them.
+
+    *ports*: ints, or texts such as ``"9000-9010, 8125/udp"``; without any, the ports and settings of
+    ``[tool.portfree]`` in the nearest pyproject.toml.
+
+    *scope*: whom it may stop. ``"orphans"`` (the default): servers that a run left behind, and those
+    in our project that nobody looks after. ``"mine"``: every server of ours that no live run uses.
+    ``"any"``: live runs and other users' servers too, as far as the kernel lets us.
+
+    *grace*: seconds that a server gets to shut down (3.0). SIGTERM at 0, SIGINT at half, SIGKILL at
+    the end.
+
+    *wait*: seconds to wait for a live run to give a port up (0.0).
+
+    *on_busy*: ``"warn"`` (the default) logs a warning for each port that is still busy, ``"fail"``
+    raises.
+
+    *dry_run*: judge, and touch nothing.
+
+    Takes at most ``wait + 2 * grace`` seconds, all ports together (and no less than a second, for the
+    kernel to clear up, where the grace is shorter than half of that).
+
+    Raises `PortSpecError` for a port that is none, `PortfreeError` for another bad value or a bad
+    ``[tool.portfree]``, and `PortsBusyError` as *on_busy* says.
+    """
+    request = make_request(
+        ports, scope=scope, grace=grace, wait=wait, on_busy=on_busy, dry_run=dry_run
+    )
+    report = free(request, notice=_say)
+    _log(report)
+    if request.on_busy == "fail" and not report.ok:
+        from portfree.render import summary
+
+        raise PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
+    return report
+
+
+def free(
+    request: Request,
+    *,
+    notice: Notice | None = None,
+    phase: Phase = "call",
+    ending: str | None = None,
+    system: System | None = None,
+) -> Report:
+    """Free the requested ports; the way through the house, for the library and every hook.
+
+    *notice* gets one line when a server takes its time. *phase*: as a hook, before or after a run;
+    *ending*: the element of the run that is being ended. *system*: the machine, for tests.
+    """
+    started = time.monotonic()
+    held = [port for port in request.ports if (system.bind if system else bind)(port) != "free"]
+    if not held:
+        outcomes = tuple(Outcome(port, "free") for port in request.ports)
+        return Report(request, outcomes, time.monotonic() - started)
+
+    # Loaded only now: a call that finds every port free takes microseconds.
+    from portfree import rounds
+    from portfree.ledger import Ledger
+    from portfree.stop import stop
+    from portfree.survey import context_for, survey
+    from portfree.system import current
+    from portfree.verdict import judge_all
+
+    system = system or current()
+    ledger = Ledger(request, system)
+    patience = system.now() + request.wait
+    deadline = patience + 2 * max(request.grace, _LEAST_GRACE)
+    notify = _once(notice)
+    while held and system.now() < deadline:
+        with survey(system, held) as seen:
+            held = rounds.settle(system, held, seen, ledger)
+            context = context_for(
+                system, seen.holders, scope=request.scope, phase=phase, ending=ending
+            )
+            verdicts = judge_all(seen.holders, context)
+            targets = rounds.choose(system, seen, verdicts, context, ledger)
+            ledger.leave(held, seen)
+            if request.dry_run:
+                break
+            if targets:
+                approve = rounds.approver(targets, context)
+                stop(
+                    system,
+                    targets,
+                    grace=request.grace,
+                    deadline=deadline,
+                    approve=approve,
+                    notify=notify,
+                )
+                ledger.tried(targets)
+            elif not rounds.wait_for_live_run(system, seen, verdicts, patience, notify):
+                break
+    return ledger.report()
+
+
+def make_request(
+    ports: tuple[int | str, ...],
+    *,
+    scope: object = None,
+    grace: object = None,
+    wait: object = None,
+    on_busy: object = None,
+    dry_run: bool = False,
+) -> Request:
+    """Check what was asked for. Without ports, ``[tool.portfree]`` says them, and all that is None."""
+    if not ports:
+        # Loaded only now: explicit ports read no TOML.
+        from portfree import config
+
+        table = config.load(os.getcwd())
+        if table is None or not table.ports:
+            raise PortSpecError(
+                "no ports: give them, free_ports(8000), or list them in pyproject.toml: "
+                "[tool.portfree] ports = [8000]"
+            )
+        scope = table.scope if scope is None else scope
+        grace = table.grace if grace is None else grace
+        wait = table.wait if wait is None else wait
+        on_busy = table.on_busy if on_busy is None else on_busy
+    return Request(
+        parse_ports(*ports) if ports else table.ports,
+        settings.scope(settings.SCOPE if scope is None else scope),
+        settings.seconds(settings.GRACE if grace is None else grace, "grace"),
+        settings.seconds(settings.WAIT if wait is None else wait, "wait"),
+        settings.on_busy(settings.ON_BUSY if on_busy is None else on_busy),
+        dry_run,
+    )
+
+
+def _say(line: str) -> None:
+    print(f"portfree: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _log(report: Report) -> None:
+    """Log what was done, and nothing if nothing was: nox shows records of every library."""
+    told = [outcome for outcome in report.outcomes if outcome.status != "free" or outcome.notes]
+    if not told:
+        return
+    import logging
+
+    from portfree.render import summary
+
+    logger = logging.getLogger("portfree")
+    for outcome in told:
+        level = logging.INFO if outcome.ok else logging.WARNING
+        logger.log(level, "%s", summary(outcome))
+
+
+def _once(notice: Notice | None) -> Notice:
+    """Pass on the first line, and no other."""
+    said = notice is None
+
+    def notify(line: str) -> None:
+        nonlocal said
+        if notice is not None and not said:
+            said = True
+            notice(line)
+
+    return notify

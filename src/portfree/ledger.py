@@ -1,0 +1,139 @@
+"""What one call has learned of each port and done about it, on the way to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from portfree import explain, text
+from portfree.holder import Holder, launcher, roots
+from portfree.ports import Port
+from portfree.report import HolderReport, Note, Outcome, Report, Request, Status, Verdict
+from portfree.stop import Target, what_became
+from portfree.survey import Survey
+from portfree.system.boundary import System
+
+_Identity = tuple[int, float]
+
+
+@dataclass(slots=True)
+class _Page:
+    """One port."""
+
+    holders: dict[_Identity, HolderReport] = field(default_factory=dict)
+    stopped: list[Holder] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    status: Status = "busy"
+    rounds: int = 0
+    settled_at: float | None = None
+    would_be_free: bool = False
+
+
+class Ledger:
+    """The pages of one call, a page a port."""
+
+    def __init__(self, request: Request, system: System) -> None:
+        self._request = request
+        self._system = system
+        self._started = system.now()
+        self._pages: dict[Port, _Page] = {}
+
+    def rounds(self, port: Port) -> int:
+        """How often holders of this port were stopped."""
+        return self._page(port).rounds
+
+    def stopped(self, port: Port) -> list[Holder]:
+        """The holders of this port that were stopped in earlier rounds."""
+        return self._page(port).stopped
+
+    def note(self, port: Port, *notes: Note) -> None:
+        known = self._page(port).notes
+        known.extend(note for note in notes if note not in known)
+
+    def settle(self, port: Port, status: Status, notes: Iterable[Note] = ()) -> None:
+        """A port is free, or will stay busy whatever we do."""
+        page = self._page(port)
+        page.status = "freed" if status == "free" and page.rounds else status
+        page.settled_at = self._system.now()
+        self.note(port, *notes)
+
+    def judged(self, holders: Sequence[Holder], verdicts: Mapping[int, Verdict]) -> None:
+        """Who holds what, and the verdicts."""
+        top = {holder.pid for holder in roots(holders)}
+        for holder in holders:
+            for port in holder.ports:
+                entries = self._page(port).holders
+                entry = _entry(holder, port, verdicts[holder.pid], root=holder.pid in top)
+                known = entries.get(_identity(holder))
+                if known is not None and known.ended:
+                    entry = entry._replace(ended=known.ended, seconds=known.seconds)
+                entries[_identity(holder)] = entry
+
+    def tried(self, targets: Sequence[Target]) -> None:
+        """What became of those that were to be stopped."""
+        for target in targets:
+            ended = what_became(target, polite=self._system.polite)
+            for port in target.holder.ports:
+                page = self._page(port)
+                page.stopped.append(target.holder)
+                page.holders[_identity(target.holder)] = page.holders[
+                    _identity(target.holder)
+                ]._replace(ended=ended, seconds=target.ended_after)
+        for port in {port for target in targets for port in target.holder.ports}:
+            self._page(port).rounds += 1
+
+    def leave(self, held: Iterable[Port], seen: Survey) -> None:
+        """Nothing more is done for these ports: say what else there is to say about them."""
+        for port in held:
+            unowned = seen.unowned(port)
+            if unowned:
+                self.note(port, explain.unowned(self._system, port, unowned))
+            page = self._page(port)
+            page.would_be_free = not unowned and all(
+                entry.verdict.action == "stop" for entry in page.holders.values()
+            )
+
+    def report(self) -> Report:
+        now = self._system.now()
+        outcomes = tuple(self._outcome(port, now) for port in self._request.ports)
+        return Report(self._request, outcomes, now - self._started)
+
+    def _page(self, port: Port) -> _Page:
+        return self._pages.setdefault(port, _Page())
+
+    def _outcome(self, port: Port, now: float) -> Outcome:
+        page = self._pages.get(port)
+        if page is None:
+            return Outcome(port, "free")
+        would_do = self._request.dry_run and page.would_be_free
+        return Outcome(
+            port=port,
+            status=page.status,
+            ok=page.status != "busy" or would_do,
+            holders=tuple(page.holders.values()),
+            notes=tuple(page.notes),
+            seconds=(now if page.settled_at is None else page.settled_at) - self._started,
+        )
+
+
+def _identity(holder: Holder) -> _Identity:
+    return holder.process.pid, holder.process.start
+
+
+def _entry(holder: Holder, port: Port, verdict: Verdict, *, root: bool) -> HolderReport:
+    process = holder.process
+    starter = launcher(holder)
+    return HolderReport(
+        pid=process.pid,
+        name=process.name,
+        command=text.command_line(process.argv) or process.name,
+        user=holder.user,
+        uid=process.owner if isinstance(process.owner, int) else None,
+        started=process.started,
+        cwd=process.cwd,
+        launcher=str(starter) if starter else "",
+        test=holder.test,
+        addresses=tuple(sorted({s.address for s in holder.sockets if s.port == port})),
+        root=root,
+        verdict=verdict,
+    )

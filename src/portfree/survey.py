@@ -1,0 +1,268 @@
+"""Who holds the ports: from sockets to holders, each pinned and with its lineage read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+
+from portfree import names, runs
+from portfree.holder import Holder
+from portfree.ports import Port
+from portfree.report import Scope
+from portfree.system.boundary import CI_JOB_IDS, MARKS, XDIST_WORKER, Pin, Process, Socket, System
+from portfree.verdict import Context, Neighbour, Phase
+
+# Another program's probe of the port (and every portfree that runs at the same time) looks like a
+# holder for some microseconds. Who has the same socket this much later is no probe.
+BELIEVED_AFTER = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Who holds what. Use it in a ``with``: it lets go of the pins at the end."""
+
+    sockets: tuple[Socket, ...] = ()
+    """Every socket that holds one of the asked ports."""
+    holders: tuple[Holder, ...] = ()
+    pins: list[Pin] = field(default_factory=list)
+    unreadable: int = 0
+    """How many processes did not let us look at their sockets."""
+
+    def pin(self, holder: Holder) -> Pin | None:
+        return next((pin for pin in self.pins if pin.pid == holder.pid), None)
+
+    def unowned(self, port: Port) -> list[Socket]:
+        """The sockets on a port that nobody was seen with."""
+        owned = {socket.id for holder in self.holders for socket in holder.sockets}
+        return [s for s in self.sockets if s.port == port and s.id not in owned]
+
+    def __enter__(self) -> Survey:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for pin in self.pins:
+            pin.close()
+
+
+def survey(system: System, ports: Collection[Port]) -> Survey:
+    """Everybody who holds one of the ports, and all sockets that do."""
+    started = system.now()
+    seen = system.sockets(ports)
+    if not seen:
+        return Survey()
+    owners = system.owners({socket.id for socket in seen})
+    if (early := started + BELIEVED_AFTER - system.now()) > 0:
+        system.wait((), early)
+    still = {socket.id for socket in system.sockets(ports)}
+    believed = tuple(socket for socket in seen if socket.id in still)
+
+    held: dict[int, set[Socket]] = {}
+    for socket in believed:
+        for pid in owners.pids.get(socket.id, ()):
+            held.setdefault(pid, set()).add(socket)
+    reader = Reader(system)
+    holders: list[Holder] = []
+    pins: list[Pin] = []
+    for pid, sockets in sorted(held.items()):
+        process = reader.process(pid)
+        if process is None or process.zombie:
+            continue  # it has ended meanwhile
+        try:
+            pin = system.pin(process)
+        except OSError:
+            holders.append(_holder(reader, process, sockets, pinned=False))
+            continue
+        if pin is not None:
+            pins.append(pin)
+            holders.append(_holder(reader, process, sockets, pinned=True))
+    return Survey(believed, tuple(holders), pins, owners.unreadable)
+
+
+def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: bool) -> Holder:
+    system = reader.system
+    process, lineage = reader.lineage(process)
+    holder = Holder(
+        process=process,
+        sockets=frozenset(sockets),
+        lineage=lineage,
+        pinned=pinned,
+        project=project_of(process.cwd),
+        user=system.user(process.owner),
+    )
+    run = runs.elements(holder.mark(runs.RUN_ID))
+    engine = ""
+    if names.is_container_engine(process):
+        engine = system.container_behind(process, min(holder.ports))
+    return replace(
+        holder,
+        live_runs=frozenset(element for element in run if runs.alive(element, system)),
+        engine=engine,
+    )
+
+
+class Reader:
+    """Reads processes, each of them once."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._known: dict[int, Process | None] = {}
+
+    def process(self, pid: int) -> Process | None:
+        if pid not in self._known:
+            self._known[pid] = self.system.process(pid)
+        return self._known[pid]
+
+    def lineage(self, process: Process) -> tuple[Process, tuple[Process, ...]]:
+        """The ancestors of a process, parent first, and the process itself.
+
+        If its parent ends while we look, it is adopted: what comes back is then the process as it
+        was seen after that.
+        """
+        ancestors: list[Process] = []
+        child = process
+        while child.ppid:
+            parent = self.process(child.ppid)
+            if parent is None or (parent.pid != 1 and parent.start > child.start):
+                # The parent has ended, or its pid is another's by now: who has adopted the child?
+                fresh = self.system.process(child.pid)
+                if fresh is None or fresh.start != child.start or fresh.ppid == child.ppid:
+                    break
+                self._known[child.pid] = child = fresh
+                if ancestors:
+                    ancestors[-1] = fresh
+                else:
+                    process = fresh
+                continue
+            ancestors.append(parent)
+            child = parent
+        return process, tuple(ancestors)
+
+
+def context_for(
+    system: System,
+    holders: Collection[Holder],
+    *,
+    scope: Scope,
+    phase: Phase,
+    ending: str | None = None,
+) -> Context:
+    """Who asks, and what else goes on, as far as the verdict on these holders needs it."""
+    reader = Reader(system)
+    seen = system.process(os.getpid())
+    me = seen or Process(pid=os.getpid(), ppid=0, start=0, name="portfree")
+    me, lineage = reader.lineage(me)
+    # /proc shows the environment that a process started with, os.environ the one it has now.
+    now = {
+        name: os.environ[name] for name in (*MARKS, *CI_JOB_IDS, XDIST_WORKER) if name in os.environ
+    }
+    me = replace(me, marks=now)
+    chain = (me, *lineage)
+
+    def inherited(name: str) -> str:
+        return next((p.marks[name] for p in chain if name in p.marks), "")
+
+    return Context(
+        caller=me,
+        lineage=lineage,
+        platform=system.name,
+        scope=scope,
+        phase=phase,
+        owners=_owners(system, me),
+        privileged=system.privileged,
+        home=str(_home()),
+        project=project_of(_cwd()),
+        # sudo wipes the environment, but our ancestors still have theirs.
+        run=runs.elements(inherited(runs.RUN_ID)),
+        ending=ending,
+        jobs={name: inherited(name) for name in CI_JOB_IDS if inherited(name)},
+        unit=me.unit,
+        neighbours=_neighbours(reader, chain) if any(h.process.marks for h in holders) else (),
+        main_service=_main_service(reader, chain) if holders else frozenset(),
+    )
+
+
+def project_of(folder: str | None) -> str | None:
+    """The nearest folder, from *folder* upwards, that has a pyproject.toml or a .git.
+
+    Never the root or a home directory, for then every process would be in our project.
+    """
+    if folder is None:
+        return None
+    home = _home()
+    for place in (Path(folder), *Path(folder).parents):
+        if place == home or place == Path(place.anchor):
+            return None
+        if (place / "pyproject.toml").exists() or (place / ".git").exists():
+            return str(place)
+    return None
+
+
+def _home() -> Path:
+    try:
+        return Path.home().resolve()
+    except RuntimeError:  # no HOME, and no such user
+        return Path("/")
+
+
+def _cwd() -> str | None:
+    try:
+        return str(Path.cwd().resolve())
+    except OSError:  # it has been deleted
+        return None
+
+
+def _owners(system: System, me: Process) -> frozenset[int | str]:
+    owners = set() if me.owner is None else {me.owner}
+    # Only root may claim to act for somebody else, and then that somebody is who called sudo.
+    caller = os.environ.get("SUDO_UID", "")
+    if system.privileged and caller.isascii() and caller.isdigit():
+        owners.add(int(caller))
+    return frozenset(owners)
+
+
+def _neighbours(reader: Reader, ours: Collection[Process]) -> tuple[Neighbour, ...]:
+    """The live test runners and CI agents, and who carries a CI job's id; without us."""
+    own = {process.pid for process in ours}
+    found = []
+    for process in _everybody(reader):
+        interesting = names.is_test_runner(process) or names.is_ci_agent(process)
+        if process.pid not in own and (
+            interesting or any(job in process.marks for job in CI_JOB_IDS)
+        ):
+            process, lineage = reader.lineage(process)
+            found.append(Neighbour(process, lineage, project_of(process.cwd)))
+    return tuple(found)
+
+
+def _main_service(reader: Reader, ours: tuple[Process, ...]) -> frozenset[int]:
+    """The main service of our container, if we were put into it from outside (docker exec).
+
+    Then our own ancestry ends outside, and not at the container's first process.
+    """
+    top = ours[-1]
+    if top.pid == 1 or top.ppid != 0:
+        return frozenset()
+    first = reader.process(1)
+    if first is None:
+        return frozenset()
+    children = [process for process in _everybody(reader) if process.ppid == 1]
+    if names.is_listed_reaper(first):
+        children = sorted(children, key=lambda process: process.start)[:1]
+    else:
+        children = [process for process in children if process.session == first.session]
+    return frozenset({1, *(process.pid for process in children)})
+
+
+def _everybody(reader: Reader) -> Iterable[Process]:
+    for pid in reader.system.pids():
+        process = reader.process(pid)
+        if process is not None and not process.zombie:
+            yield process

@@ -1,0 +1,51 @@
+"""What developers run: ``nox`` for all of it, ``nox -s tests`` or ``nox -s lint`` for a part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "tests"]
+# Whoever has one supported Python can work; with CI=true nox would want all of them.
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests, against the wheel as users get it; what follows ``--`` goes to pytest."""
+    session.install(*nox.project.dependency_groups(PROJECT, "tests"))
+    session.install(_wheel(session))
+    # One data file a session, also for the processes that tests start as other users.
+    data = Path(session.create_tmp()) / "coverage"
+    data.mkdir(exist_ok=True)
+    data.chmod(0o777)
+    for old in data.iterdir():
+        old.unlink()
+    session.env["COVERAGE_FILE"] = str(data / "data")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet", str(data))
+    # A part of the tests covers a part of the code.
+    session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and types."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint", "tests"), "nox", ".")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+def _wheel(session: nox.Session) -> str:
+    folder = Path(session.create_tmp()) / "wheel"
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".", silent=True)
+    (wheel,) = folder.glob("*.whl")
+    return str(wheel)

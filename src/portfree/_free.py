@@ -61,12 +61,9 @@ def free_ports(
     request = make_request(
         ports, scope=scope, grace=grace, wait=wait, on_busy=on_busy, dry_run=dry_run
     )
-    report = free(request, notice=_say)
-    _log(report)
-    if request.on_busy == "fail" and not report.ok:
-        from portfree.render import summary
-
-        raise PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
+    report = free(request, notice=tell)
+    log_outcomes(report)
+    raise_if_busy(report)
     return report
 
 
@@ -163,11 +160,20 @@ def make_request(
     )
 
 
-def _say(line: str) -> None:
+def tell(line: str) -> None:
+    """Say something on stderr, while it happens."""
     print(f"portfree: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _log(report: Report) -> None:
+def raise_if_busy(report: Report) -> None:
+    """Raise `PortsBusyError` if a port is still busy and the request wants that."""
+    if report.request.on_busy == "fail" and not report.ok:
+        from portfree.render import summary
+
+        raise PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
+
+
+def log_outcomes(report: Report) -> None:
     """Log what was done, and nothing if nothing was: nox shows records of every library."""
     told = [outcome for outcome in report.outcomes if outcome.status != "free" or outcome.notes]
     if not told:

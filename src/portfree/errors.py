@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from portfree.report import Report
+    from portfree.report import Leak, Report
 
 
 class PortfreeError(Exception):
@@ -29,3 +29,17 @@ class PortsBusyError(PortfreeError):
         # Exceptions cross process borders (pytest-xdist, multiprocessing) by pickle, which would
         # otherwise call __init__ with the message alone.
         return type(self), (str(self), self.report)
+
+
+class PortsLeakedError(PortfreeError):
+    """A run has left listeners behind, and ``leaks="fail"`` was asked for.
+
+    *leaks* says which; they were stopped, but for those of the calling process itself.
+    """
+
+    def __init__(self, message: str, leaks: tuple[Leak, ...]) -> None:
+        super().__init__(message)
+        self.leaks = leaks
+
+    def __reduce__(self) -> tuple[type[PortsLeakedError], tuple[str, tuple[Leak, ...]]]:
+        return type(self), (str(self), self.leaks)

@@ -63,7 +63,7 @@ class Ledger:
         for holder in holders:
             for port in holder.ports:
                 entries = self._page(port).holders
-                entry = _entry(holder, port, verdicts[holder.pid], root=holder.pid in top)
+                entry = holder_report(holder, port, verdicts[holder.pid], root=holder.pid in top)
                 known = entries.get(_identity(holder))
                 if known is not None and known.ended:
                     entry = entry._replace(ended=known.ended, seconds=known.seconds)
@@ -120,7 +120,10 @@ def _identity(holder: Holder) -> _Identity:
     return holder.process.pid, holder.process.start
 
 
-def _entry(holder: Holder, port: Port, verdict: Verdict, *, root: bool) -> HolderReport:
+def holder_report(
+    holder: Holder, port: Port, verdict: Verdict, *, root: bool, ended: str = ""
+) -> HolderReport:
+    """A holder as the report shows it."""
     process = holder.process
     starter = launcher(holder)
     return HolderReport(
@@ -136,4 +139,5 @@ def _entry(holder: Holder, port: Port, verdict: Verdict, *, root: bool) -> Holde
         addresses=tuple(sorted({s.address for s in holder.sockets if s.port == port})),
         root=root,
         verdict=verdict,
+        ended=ended,
     )

@@ -10,13 +10,21 @@ from typing import Literal, NamedTuple
 
 from portfree.ports import Port
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from portfree.guard import Run
+
 Scope = Literal["orphans", "mine", "any"]
 OnBusy = Literal["warn", "fail"]
 Status = Literal["free", "freed", "busy"]
 Action = Literal["stop", "keep"]
+Leaks = Literal["ignore", "warn", "stop", "fail"]
 
 SCOPES: tuple[Scope, ...] = ("orphans", "mine", "any")
 ON_BUSY: tuple[OnBusy, ...] = ("warn", "fail")
+LEAKS: tuple[Leaks, ...] = ("ignore", "warn", "stop", "fail")
 
 
 class Verdict(NamedTuple):
@@ -97,15 +105,56 @@ class Request(NamedTuple):
     wait: float = 0.0
     on_busy: OnBusy = "warn"
     dry_run: bool = False
+    leaks: Leaks = "warn"
+    """What a run does about listeners on other ports that it leaves behind."""
 
 
-class Report(NamedTuple):
-    """The outcomes of one call, in the order in which the ports were asked for."""
+class Leak(NamedTuple):
+    """A listener on a port that nobody asked about, which a run has left behind."""
 
+    address: str
+    """Where it listens, such as ``"127.0.0.1"``."""
+    port: Port
+    holder: HolderReport
+    own: bool = False
+    """Whether it is the process that opened the run itself: then it is never stopped."""
+
+
+class _Report(NamedTuple):
     request: Request
     outcomes: tuple[Outcome, ...]
     seconds: float = 0.0
     """How long the whole call took, in seconds."""
+
+
+class Report(_Report):
+    """The outcomes of one call, in the order in which the ports were asked for.
+
+    In a ``with`` statement it opens a `Run`, and its end frees the ports again.
+    """
+
+    _run: Run | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed")
+
+    def __enter__(self) -> Run:
+        from portfree.guard import Run
+
+        if self._run is not None:
+            raise RuntimeError("this report has opened a run already: call free_ports() for another")
+        run = Run(self)
+        object.__setattr__(self, "_run", run)
+        return run.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._run is not None:
+            self._run.__exit__(kind, error, traceback)
 
     @property
     def ok(self) -> bool:

@@ -61,3 +61,16 @@ def alive(element: str, system: System) -> bool:
 def start_token(start: float) -> str:
     """A start time as run ids write it: clock ticks as they are, seconds as ``t`` and milliseconds."""
     return f"t{round(start * 1000)}" if isinstance(start, float) else str(start)
+
+
+def new_element(system: System) -> str:
+    """An element for a run that this process opens."""
+    me = system.process(os.getpid())
+    start = start_token(me.start) if me else "0"
+    namespace = f".{system.namespace}" if system.namespace else ""
+    return f"{os.getpid()}.{start}.{os.urandom(4).hex()}{namespace}"
+
+
+def ended_here(element: str) -> bool:
+    """Whether it is a run of this process, and has ended."""
+    return element.startswith(f"{os.getpid()}.") and element not in OPEN_HERE

@@ -176,6 +176,9 @@ class System(Protocol):
         """The sockets that hold one of *ports*; with *connections*, also those that merely have the
         number at their own end."""
 
+    def listeners(self) -> list[Socket]:
+        """Every listening TCP socket, whatever its port."""
+
     def owners(self, ids: Collection[Hashable]) -> Owners:
         """Everybody who has one of these sockets open, from one look at all processes."""
 

@@ -79,6 +79,12 @@ class LinuxSystem:
         except OSError:
             return proc_net.read(ports, connections=connections)
 
+    def listeners(self) -> list[Socket]:
+        try:
+            return sock_diag.listeners()
+        except OSError:
+            return proc_net.listeners()
+
     def owners(self, ids: Collection[Hashable]) -> Owners:
         wanted = _links(ids)
         pids: dict[Hashable, set[int]] = {}

@@ -37,6 +37,14 @@ def read(
     ]
 
 
+def listeners(root: Path = Path("/proc/self/net")) -> list[Socket]:
+    """Every listening TCP socket of our network namespace."""
+    rows = (
+        found for table, family in _TABLES["tcp"] for found in _rows(root / table, family, "tcp")
+    )
+    return [found for found in rows if found.state == "listening"]
+
+
 def _rows(table: Path, family: socket.AddressFamily, protocol: Protocol) -> Iterator[Socket]:
     try:
         lines = table.read_text().splitlines()[1:]  # the first line is a heading

@@ -73,6 +73,17 @@ def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
     return found
 
 
+def listeners() -> list[Socket]:
+    """Every listening TCP socket of our network namespace. Raises OSError like `dump`."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
+        link.settimeout(1.0)
+        return [
+            found
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found in _exchange(link, family, "tcp", 1 << _LISTEN, 0)
+        ]
+
+
 def _ask(
     link: socket.socket,
     family: socket.AddressFamily,
@@ -84,24 +95,33 @@ def _ask(
     # A UDP socket is CLOSE or ESTABLISHED, and the mask does not pay for so short a list.
     states = _ANY_STATE if connections or protocol == "udp" else _HOLDING
     only = next(iter(numbers)) if len(numbers) == 1 else 0  # 0: the kernel filters by no port
+    return [
+        found
+        for found in _exchange(link, family, protocol, states, only)
+        if found.port.number in numbers and (connections or found.holds)
+    ]
+
+
+def _exchange(
+    link: socket.socket,
+    family: socket.AddressFamily,
+    protocol: Protocol,
+    states: int,
+    local_port: int,
+) -> list[Socket]:
+    """One question, and its answer."""
     body = _REQUEST.pack(family, _PROTOCOLS[protocol], 0, 0, states) + _SOCKID.pack(
-        only, 0, bytes(16), bytes(16), bytes(4), _NO_COOKIE
+        local_port, 0, bytes(16), bytes(16), bytes(4), _NO_COOKIE
     )
     for attempt in range(1, _ATTEMPTS + 1):
         head = _HEADER.pack(
             _HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, attempt, 0
         )
         link.send(head + body)
-        sockets: list[Socket] = []
-        interrupted = False
-        for flags, payload in _answer(link, attempt):
-            interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
-            found = _read(payload, family, protocol)
-            if found.port.number in numbers and (connections or found.holds):
-                sockets.append(found)
-        if not interrupted:
+        answer = list(_answer(link, attempt))
+        if not any(flags & _NLM_F_DUMP_INTR for flags, _ in answer):
             break
-    return sockets
+    return [_read(payload, family, protocol) for _, payload in answer]
 
 
 def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:

@@ -1,0 +1,140 @@
+"""A run: a stretch of work between two times of freeing the ports, with an id for what is born in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, MutableMapping
+from types import TracebackType
+
+from portfree import runs
+from portfree._free import free, log_outcomes, raise_if_busy, tell
+from portfree.errors import PortfreeError, PortsLeakedError
+from portfree.leaks import find_leaks
+from portfree.render import doubt, leak_line
+from portfree.report import Leak, Outcome, Report
+from portfree.system import current
+from portfree.system.boundary import System
+
+_logger = logging.getLogger("portfree")
+
+
+class Run:
+    """A guarded stretch of work, as ``with free_ports(8000) as run`` opens it.
+
+    Its id goes to child processes in ``PORTFREE_RUN_ID``. The end frees the ports again: it stops what
+    this run has started and left on them, and orphans, whatever the scope of the beginning was.
+    """
+
+    def __init__(
+        self,
+        before: Report,
+        *,
+        environ: MutableMapping[str, str] | None = None,
+        system: System | None = None,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
+        """*environ*: where the run's id goes, for child processes (`os.environ`)."""
+        self.before = before
+        """What was found, and done, when the run began."""
+        self.after: Report | None = None
+        """The same of its end; None as long as it goes on."""
+        self.leaks: tuple[Leak, ...] = ()
+        """What it has left behind on other ports."""
+        self._environ = os.environ if environ is None else environ
+        self._system = system or current()
+        self._notice = notice or tell
+        self._pid = os.getpid()
+        self._outer = ""
+        self._element = ""
+        self._id = ""
+        self._listeners: frozenset[object] = frozenset()
+
+    @property
+    def id(self) -> str:
+        """The run's id: what ``PORTFREE_RUN_ID`` is for what is born in it."""
+        return self._id
+
+    def open(self) -> None:
+        """Begin: from now on, what is started carries the run's id."""
+        self._outer = self._environ.get(runs.RUN_ID, "")
+        self._element = runs.new_element(self._system)
+        self._id = f"{self._outer}/{self._element}" if self._outer else self._element
+        runs.OPEN_HERE.add(self._element)
+        self._environ[runs.RUN_ID] = self._id
+        if self.before.request.leaks != "ignore":
+            self._listeners = frozenset(s.id for s in self._system.listeners())
+
+    def close(self) -> Report | None:
+        """End: put the environment back and free the ports again; None if that is done already, or
+        if this is a forked child, whose parent will do it."""
+        if not self._element or self.after is not None or os.getpid() != self._pid:
+            return self.after
+        self._put_back()
+        request = self.before.request._replace(scope="orphans", wait=0.0)
+        try:
+            self.after = free(
+                request,
+                notice=self._notice,
+                phase="after",
+                ending=self._element,
+                system=self._system,
+            )
+            if request.leaks != "ignore":
+                self.leaks = find_leaks(
+                    self._system,
+                    known=self._listeners,
+                    request=request,
+                    ending=self._element,
+                    notify=self._notice,
+                )
+        finally:
+            runs.OPEN_HERE.discard(self._element)
+        return self.after
+
+    def __enter__(self) -> Run:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if os.getpid() != self._pid:
+            return
+        try:
+            after = self.close()
+        except PortfreeError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - what goes wrong here must not turn a run red
+            _logger.warning("the ports could not be freed at the end of the run: %r", failure)
+            return
+        assert after is not None
+        log_outcomes(after)
+        for outcome in self.doubtful:
+            _logger.warning("%s", doubt(outcome))
+        for leak in self.leaks:
+            _logger.warning("%s", leak_line(leak))
+        if error is not None:
+            return  # what went wrong in the run is what its user must see
+        raise_if_busy(after)
+        if self.leaks and self.before.request.leaks == "fail":
+            raise PortsLeakedError("; ".join(map(leak_line, self.leaks)), self.leaks)
+
+    @property
+    def doubtful(self) -> tuple[Outcome, ...]:
+        """The ports that were busy while the run went on: it may have talked to somebody else."""
+        return tuple(o for o in self.before.outcomes if o.status == "busy" and o.holders)
+
+    def _put_back(self) -> None:
+        """Take our id out of the environment, unless somebody else has changed it meanwhile."""
+        if self._environ.get(runs.RUN_ID) != self._id:
+            return
+        # Runs of other threads may have ended since ours began.
+        outer = "/".join(e for e in runs.elements(self._outer) if not runs.ended_here(e))
+        if outer:
+            self._environ[runs.RUN_ID] = outer
+        else:
+            del self._environ[runs.RUN_ID]

@@ -1,0 +1,109 @@
+"""What a run has left behind on ports that nobody asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+
+from portfree import runs
+from portfree.holder import Holder, roots
+from portfree.ledger import holder_report
+from portfree.report import Leak, Request
+from portfree.rounds import approver
+from portfree.stop import Target, stop, what_became
+from portfree.survey import Survey, context_for, survey
+from portfree.system.boundary import Pin, Socket, System
+from portfree.verdict import Context, judge_all
+
+# A server that a fixture has just told to end is no leak: so long it may take over it, in seconds.
+_LAST_CHANCE = 0.25
+_LOOK_EVERY = 0.025
+
+
+def find_leaks(
+    system: System,
+    *,
+    known: Collection[Hashable],
+    request: Request,
+    ending: str,
+    notify: Callable[[str], None],
+) -> tuple[Leak, ...]:
+    """The listeners that the run *ending* leaves behind, stopped if the request says so.
+
+    *known* are the ids of the listeners that were there when it began. Where nothing was left, this
+    costs one look at the kernel's list.
+    """
+    new = _new(system, known, request)
+    if not new:
+        return ()
+    with survey(system, {socket.port for socket in new}) as seen:
+        context = context_for(system, seen.holders, scope="orphans", phase="after", ending=ending)
+        left = [holder for holder in seen.holders if _is_left(holder, new, context)]
+        others = [holder for holder in left if holder.pid != context.caller.pid]
+        _wait_for_the_last(system, others, seen, new)
+        new &= _new(system, known, request)
+        left = [holder for holder in left if _is_left(holder, new, context)]
+        verdicts = judge_all(seen.holders, context)
+        top = {holder.pid for holder in roots(left)}
+        targets = [
+            Target(holder, pin, root=holder.pid in top)
+            for holder in left
+            if request.leaks in ("stop", "fail")
+            and verdicts[holder.pid].action == "stop"
+            and (pin := seen.pin(holder))
+        ]
+        if targets:
+            stop(
+                system,
+                targets,
+                grace=request.grace,
+                deadline=system.now() + 2 * max(request.grace, 0.5),
+                approve=approver(targets, context),
+                notify=notify,
+            )
+        became = {t.holder.pid: what_became(t, polite=system.polite) for t in targets}
+        return tuple(
+            Leak(
+                address=socket.address,
+                port=socket.port,
+                holder=holder_report(
+                    holder,
+                    socket.port,
+                    verdicts[holder.pid],
+                    root=True,
+                    ended=became.get(holder.pid, ""),
+                ),
+                own=holder.pid == context.caller.pid,
+            )
+            for holder in left
+            if holder.pid in top
+            for socket in sorted(holder.sockets & new, key=lambda socket: socket.port)
+        )
+
+
+def _new(system: System, known: Collection[Hashable], request: Request) -> set[Socket]:
+    return {s for s in system.listeners() if s.id not in known and s.port not in request.ports}
+
+
+def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:
+    """Whether a holder of one of these sockets was born in the run that ends, or is its opener."""
+    if not any(socket in new for socket in holder.sockets):
+        return False
+    return (
+        holder.pid == context.caller.pid
+        or holder.descends_from(context.caller)
+        or context.ending in runs.elements(holder.mark(runs.RUN_ID))
+    )
+
+
+def _wait_for_the_last(
+    system: System, left: Collection[Holder], seen: Survey, new: Collection[Socket]
+) -> None:
+    """Wait until those that were told to end have done so, or the time for that is over."""
+    until = system.now() + _LAST_CHANCE
+    ids = {socket.id for socket in new}
+    pins: list[Pin] = [pin for holder in left if (pin := seen.pin(holder))]
+    while (now := system.now()) < until:
+        pins = [pin for pin in pins if pin.alive()]
+        if not pins or not ids & {socket.id for socket in system.listeners()}:
+            return
+        system.wait(pins, min(_LOOK_EVERY, until - now))

@@ -11,12 +11,13 @@ TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know thi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from portfree.report import OnBusy, Scope
+    from portfree.report import Leaks, OnBusy, Scope
 
 SCOPE: Scope = "orphans"
 GRACE = 3.0
 WAIT = 0.0
 ON_BUSY: OnBusy = "warn"
+LEAKS: Leaks = "warn"
 
 # poll(2) counts its timeout in milliseconds and in 32 bits, which is some 24 days. A day leaves
 # room for the sum of several waits, and nobody who means seconds needs more.
@@ -37,6 +38,14 @@ def on_busy(value: object, name: str = "on_busy") -> OnBusy:
         case "warn" | "fail":
             return value
     raise PortfreeError(_choose(value, name, ("warn", "fail")))
+
+
+def leaks(value: object, name: str = "leaks") -> Leaks:
+    """What a run does about servers that it leaves on other ports; else `PortfreeError`."""
+    match value:
+        case "ignore" | "warn" | "stop" | "fail":
+            return value
+    raise PortfreeError(_choose(value, name, ("ignore", "warn", "stop", "fail")))
 
 
 def seconds(value: object, name: str) -> float:

@@ -6,7 +6,10 @@ import os
 import sys
 
 from portfree.errors import PortfreeError
-from portfree.system.boundary import System
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from portfree.system.boundary import System
 
 BACKEND = "PORTFREE_BACKEND"
 """Environment variable that picks the backend by name, ``linux`` or ``portable``: to compare them,

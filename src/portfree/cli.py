@@ -1,0 +1,295 @@
+"""The command ``portfree``: it reads words, calls `free`, and prints the report.
+
+A free port must cost little more than the start of Python, so whatever is not needed for that is
+imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from portfree import settings
+from portfree.errors import PortfreeError, PortSpecError
+from portfree.ports import parse_ports
+from portfree.report import Request
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Iterable, Sequence
+    from typing import NoReturn, TextIO
+
+    from portfree.config import Settings
+    from portfree.report import OnBusy, Report, Scope
+
+# The exit codes. 130 is 128 + SIGINT, as a shell would say it.
+_FREE, _BUSY, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+
+_HELP = """\
+Free ports by stopping the servers that were left behind on them, and say who that was.
+"""
+
+_MORE_HELP = """\
+Ports are written 8000, 8000/tcp, 8125/udp or 8000-8010. Without any, those of [tool.portfree] in
+the nearest pyproject.toml are freed, with the settings of that table.
+
+exit codes:
+  0    every port is free (with --dry-run: would be), or --on-busy warn
+  1    a port is still busy
+  2    a bad port, option or configuration; nothing was stopped
+  130  interrupted
+
+examples:
+  portfree 8000                    stop what holds port 8000, and say what it was
+  portfree --dry-run 8000 5432     say what would be stopped, and touch nothing
+  portfree --scope orphans 8000    only servers that nobody looks after any more
+"""
+
+
+class _Options:
+    """What the command line says; these are the values where it says nothing."""
+
+    ports: Sequence[str] = ()
+    dry_run = False
+    json = False
+    scope: Scope | None = None
+    grace: float | None = None
+    wait: float | None = None
+    on_busy: OnBusy | None = None
+    sudo = False
+    quiet = False
+    version = False
+    help = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these words (default: those of the process) and return its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _free(words)
+    except PortfreeError as error:
+        _complain(str(error))
+        return _USAGE
+    except KeyboardInterrupt:
+        _complain(
+            "interrupted: a server that was asked to stop may still be ending, or hold its port; "
+            f"look: portfree --dry-run {' '.join(word for word in words if word != '--dry-run')}"
+        )
+        return _INTERRUPTED
+
+
+def _free(words: Sequence[str]) -> int:
+    options = _read(words)
+    if options.help:
+        return _print(_parser().format_help().rstrip())
+    if options.version:
+        from importlib.metadata import version
+
+        return _print(f"portfree {version('portfree')}")
+    request = _request(options)
+    if options.sudo and _needs_sudo():
+        _run_with_sudo(words)
+
+    from portfree._free import free
+
+    report = free(request, notice=None if options.quiet else _complain)
+    _show(report, options)
+    return _FREE if report.ok or request.on_busy == "warn" else _BUSY
+
+
+def _read(words: Sequence[str]) -> _Options:
+    options = _Options()
+    if words and not any(word.startswith("-") for word in words):
+        options.ports = words  # nothing but ports, as mostly: argparse would be a tenth of the time
+        return options
+    _refuse_negative_ports(words)
+    return _parser().parse_intermixed_args(words, namespace=options)
+
+
+def _refuse_negative_ports(words: Sequence[str]) -> None:
+    """Say of ``-1`` that it is no port; a parser of options would call it an unknown option."""
+    for before, word in zip(("", *words), words, strict=False):
+        if word[:1] == "-" and word[1:2].isdigit() and before not in ("--grace", "--wait"):
+            parse_ports(word)
+
+
+def _parser() -> ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise PortfreeError(f"{message} (portfree --help explains the options)")
+
+    parser = Parser(
+        prog="portfree",
+        description=_HELP,
+        epilog=_MORE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # the defaults are those of _Options
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("ports", nargs="*", metavar="PORT", help="a port, or a range of ports")
+    add("--dry-run", action="store_true", help="say what would be done, and touch nothing")
+    add("--json", action="store_true", help="print the report as JSON")
+    add(
+        "--scope",
+        metavar="WHOM",
+        type=lambda word: settings.scope(word, "--scope"),
+        help="whom to stop: orphans (left behind or without anybody who looks after them), "
+        "mine (yours, but for those that a live run uses; the default), or any",
+    )
+    add(
+        "--grace",
+        metavar="SECONDS",
+        type=lambda word: settings.seconds(_number(word), "--grace"),
+        help="how long a server may take to shut down before it is killed (default: 3)",
+    )
+    add(
+        "--wait",
+        metavar="SECONDS",
+        type=lambda word: settings.seconds(_number(word), "--wait"),
+        help="how long to wait for a live run to give a port up (default: 0)",
+    )
+    add(
+        "--on-busy",
+        metavar="WHAT",
+        type=lambda word: settings.on_busy(word, "--on-busy"),
+        help="a port that stays busy: fail (exit 1; the default) or warn (say so, exit 0)",
+    )
+    add("--sudo", action="store_true", help="do it as root, if sudo asks for no password")
+    add("-q", "--quiet", action="store_true", help="print nothing but the ports that stay busy")
+    add("--version", action="store_true", help="print the version")
+    add("-h", "--help", action="store_true", help="print this")
+    return parser
+
+
+def _number(word: str) -> object:
+    try:
+        return float(word)
+    except ValueError:
+        return word  # for `settings` to refuse, in the words that it has for everybody
+
+
+def _request(options: _Options) -> Request:
+    table = None if options.ports else _configured()
+    return Request(
+        ports=parse_ports(*options.ports) if table is None else table.ports,
+        # Who types the command asked for that port, so `mine`; hooks say `--scope orphans`.
+        scope=options.scope or (table and table.scope) or "mine",
+        grace=_first(options.grace, table and table.grace, settings.GRACE),
+        wait=_first(options.wait, table and table.wait, settings.WAIT),
+        on_busy=options.on_busy or (table and table.on_busy) or "fail",
+        dry_run=options.dry_run,
+    )
+
+
+def _configured() -> Settings:
+    from portfree import config
+
+    table = config.load(".")
+    if table is None:
+        missing = "there is no [tool.portfree] in a pyproject.toml here"
+    elif not table.ports:
+        missing = f"[tool.portfree] in {table.path} names none"
+    else:
+        return table
+    raise PortSpecError(
+        f"no ports: {missing}; give them, portfree 8000, "
+        "or list them in pyproject.toml: [tool.portfree] ports = [8000]"
+    )
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+# --- as root -------------------------------------------------------------------------------------
+
+# Runs this package as root, wherever it is installed, and nothing else: -I keeps the current
+# directory, PYTHON* variables and the user's own site-packages off sys.path, and ours comes last.
+_AS_ROOT = "import sys; sys.path.append({home!r}); from portfree.cli import main; sys.exit(main())"
+
+
+def _needs_sudo() -> bool:
+    if not hasattr(os, "geteuid"):
+        raise PortfreeError("--sudo: there is no sudo here; run portfree as an administrator")
+    return os.geteuid() != 0
+
+
+def _run_with_sudo(words: Iterable[str]) -> NoReturn:
+    """Become the same command under sudo, which tells it by SUDO_UID who "we" are."""
+    import subprocess
+
+    try:
+        check = subprocess.run(
+            ["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except OSError as error:
+        raise PortfreeError(
+            f"--sudo: sudo cannot be run ({error.strerror}); "
+            "run portfree as root, or leave --sudo out"
+        ) from error
+    if check.returncode != 0:
+        said = check.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise PortfreeError(
+            f"--sudo: {said[0] if said else 'sudo refused'}; "
+            "run sudo -v first, or ask for a rule without a password"
+        )
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    bootstrap = _AS_ROOT.format(home=home)
+    if os.environ.get("NO_COLOR"):  # sudo resets the environment
+        bootstrap = f"import os; os.environ['NO_COLOR'] = '1'; {bootstrap}"
+    rest = [word for word in words if word != "--sudo"]
+    os.execvp("sudo", ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap, *rest])  # noqa: S606
+
+
+# --- output --------------------------------------------------------------------------------------
+
+
+def _show(report: Report, options: _Options) -> None:
+    from portfree import render
+
+    if options.json:
+        _print(render.as_json(report))
+    elif not options.quiet:
+        _print(render.as_text(report, color=_in_color(sys.stdout)))
+    elif not report.ok and sys.stderr is not None:
+        busy = report._replace(outcomes=tuple(o for o in report.outcomes if not o.ok))
+        print(render.as_text(busy, color=_in_color(sys.stderr)), file=sys.stderr)  # noqa: T201
+
+
+def _in_color(stream: TextIO | None) -> bool:
+    """Only on a terminal, and never with NO_COLOR (no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    # Windows Terminal says that it is one; older consoles print the escapes as they are.
+    if os.name == "nt" and "WT_SESSION" not in os.environ:
+        return False
+    return stream is not None and stream.isatty()
+
+
+def _print(text: str) -> int:
+    """Print to stdout, also where it cannot take every character, or nobody reads it."""
+    import io
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError as error:
+        # The work is done and its exit code stands. What is left in the buffer would be written
+        # once more at exit, and fail once more, with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"the report could not be written: {error.strerror}")
+    return _FREE
+
+
+def _complain(text: str) -> None:
+    from portfree.text import safe
+
+    if sys.stderr is not None:  # print() would take None for stdout
+        print(f"portfree: {safe(text)}", file=sys.stderr, flush=True)  # noqa: T201

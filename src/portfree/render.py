@@ -1,0 +1,390 @@
+"""Reports for people and for programs. Everything that came from a process goes through `safe`.
+
+The JSON of `as_json` is an object. Its ``version`` changes when a field goes away or changes its
+meaning; fields may be added without notice. What is not known, or does not apply, is ``null``.
+
+======================  ==========================================================================
+``version``             1
+``ok``                  whether every port can be used now (dry run: could be, without it)
+``seconds``             how long the whole call took
+``request``             what was asked for: ``ports`` (texts such as ``"8000/tcp"``), ``scope``
+                        (``orphans``, ``mine``, ``any``), ``grace``, ``wait`` (seconds), ``on_busy``
+                        (``warn``, ``fail``), ``dry_run``
+``outcomes``            one object for each port, in the order in which they were asked for
+======================  ==========================================================================
+
+An outcome:
+
+======================  ==========================================================================
+``port``, ``protocol``  the number, and ``tcp`` or ``udp``
+``status``              ``free``: it was free; ``freed``: it was held, and was then seen free;
+                        ``busy``: it still is (in a dry run: every port that is held)
+``ok``                  whether this port can be used now (dry run: could be, without it)
+``seconds``             how long it took until it was free, or until portfree gave up
+``holders``             the processes that had the port open
+``notes``               what no holder explains: objects of ``kind``, ``text`` and ``instead`` (what
+                        to do about it)
+======================  ==========================================================================
+
+A holder:
+
+======================  ==========================================================================
+``pid``, ``name``       the process, and the short name that the system has for it
+``command``             its command line; secrets are ``***``, and a long one is shortened
+``user``, ``uid``       who it belongs to
+``started``             when it started: UTC, ISO 8601, ``"2026-01-31T12:00:00Z"``
+``started_epoch``       the same in seconds since 1970
+``cwd``                 its working directory
+``launcher``            who started it and still looks after it
+``test``                the test that it was born in, as pytest names it
+``addresses``           the local addresses of its sockets on this port
+``root``                whether no ancestor of it holds the port too
+``verdict``             ``action`` (``stop``, ``keep``), ``rule`` and ``reason``: why; ``instead``:
+                        what to do instead
+``ended``               what became of it, if it was told to stop
+``seconds``             how long that took, from the first signal
+======================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from portfree.report import HolderReport, Leak, Note, Outcome, Report, Verdict
+
+# `text` is imported where something is to be shown that came from a process: its patterns take as
+# long to compile as `portfree 8000` takes for all its work on a free port.
+
+# Wide enough for a command with its options, short enough to leave the rest of the line in sight.
+_COMMAND = 120
+_LINE = 500
+_MOST_PIDS = 12
+
+_GREEN, _YELLOW, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
+
+
+def as_text(
+    report: Report, *, color: bool = False, home: str | None = None, now: float | None = None
+) -> str:
+    """The report for people: a line for each port, and under it who held it, and why.
+
+    *home* is the directory that is written ``~`` (default: the user's own), and *now* the time that
+    ages are reckoned from, in seconds since the epoch. Ends without a newline.
+    """
+    page = _Page(dry_run=report.request.dry_run, color=color, home=home, now=now)
+    return "\n".join(line for run in _runs(report.outcomes) for line in page.lines(run))
+
+
+def as_json(report: Report) -> str:
+    """The report for programs, as this module's docstring describes it. Ends without a newline."""
+    import json
+
+    request = report.request
+    return json.dumps(
+        {
+            "version": 1,
+            "ok": report.ok,
+            "seconds": round(report.seconds, 6),
+            "request": {
+                "ports": [str(port) for port in request.ports],
+                "scope": request.scope,
+                "grace": request.grace,
+                "wait": request.wait,
+                "on_busy": request.on_busy,
+                "dry_run": request.dry_run,
+            },
+            "outcomes": [_outcome(outcome) for outcome in report.outcomes],
+        },
+        indent=2,
+    )
+
+
+def summary(outcome: Outcome) -> str:
+    """One plain line on one port, for a log: ``freed 8000/tcp: stopped …``."""
+    port = outcome.port
+    if outcome.status == "free":
+        said = f"{port} is free"
+    elif outcome.status == "freed":
+        said = f"freed {port}"
+    else:
+        said = f"{port} would be freed" if outcome.ok else f"{port} is busy"
+    details = [*_holders_in_short(outcome), *(_advice(note.text, note) for note in outcome.notes)]
+    return f"{said}: {'; '.join(details)}" if details else said
+
+
+def leak_line(leak: Leak) -> str:
+    """One plain line on a listener that a run has left behind."""
+    holder = leak.holder
+    what = f"{leak.address}:{leak.port.number}"
+    if leak.own:
+        return _shown(f"{holder.name} (pid {holder.pid}), the run itself, still listens on {what}")
+    who = holder.test or "this run"
+    now = holder.ended or "still listening"
+    return _shown(f"{who} started {_command(holder)} (pid {holder.pid}), {now} on {what}")
+
+
+def doubt(outcome: Outcome) -> str:
+    """One plain line on a port that was busy while a run went on."""
+    names = ", ".join(f"{_command(h)} (pid {h.pid})" for h in outcome.holders if h.root)
+    since = min((h.started for h in outcome.holders if h.started is not None), default=None)
+    running = "" if since is None else f", running since {_timestamp(since)}"
+    return _shown(f"{outcome.port} was busy: these tests may have talked to {names}{running}")
+
+
+def _holders_in_short(outcome: Outcome) -> Iterator[str]:
+    holders = [holder for holder in outcome.holders if holder.root] or list(outcome.holders)
+    if not holders:
+        return
+    if outcome.status == "busy":  # whoever keeps it busy comes first: no more may be read
+        holders.sort(key=lambda holder: holder.verdict.action == "stop")
+    first, others = holders[0], len(holders) - 1
+    did = _did(first, dry_run=outcome.status == "busy" and outcome.ok)
+    verdict = first.verdict
+    if verdict.action == "stop":
+        failed = f": {first.ended}" if first.ended and first.seconds is None else ""
+        why = f", {verdict.reason}{failed}"
+    else:
+        why = f": {verdict.rule}: {verdict.reason}"
+    more = f" (and {others} more)" if others else ""
+    yield _advice(f"{did} {_command(first)} (pid {first.pid}){why}{more}", verdict)
+
+
+def _advice(text: str, source: Verdict | Note) -> str:
+    return _shown("; ".join(filter(None, (text, source.instead))))
+
+
+class _Page:
+    """Turns outcomes into lines, all in the same light: dry run or not, coloured or not."""
+
+    def __init__(self, *, dry_run: bool, color: bool, home: str | None, now: float | None) -> None:
+        self._dry_run = dry_run
+        self._color = color
+        self._home = home
+        self._now = now
+
+    def lines(self, run: Sequence[Outcome]) -> Iterator[str]:
+        """The lines on one outcome, or on a run of free ports."""
+        first, last = run[0], run[-1]
+        port = str(first.port)
+        if first != last:
+            port = f"{first.port.number}-{last.port}"
+        yield f"{port}: {self._state(first)}"
+        holders = list(_in_order(first.holders))
+        for at, holder in enumerate(holders):
+            yield from self._holder(holder)
+            nexts = holders[at + 1 :]
+            if not any(_kin(holder) == _kin(other) for other in nexts):
+                yield from self._followers(holder, holders, first.holders)
+        for note in first.notes:
+            yield f"  {_shown(note.text)}"
+            if note.instead:
+                yield self._labelled("try", note.instead)
+
+    def _state(self, outcome: Outcome) -> str:
+        if outcome.status == "free":
+            return self._painted(_GREEN, "free")
+        if outcome.status == "freed":
+            return f"{self._painted(_GREEN, 'freed')} in {_duration(outcome.seconds)}"
+        if outcome.ok:
+            return self._painted(_YELLOW, "would be freed")
+        return self._painted(_RED, "would stay busy" if self._dry_run else "busy")
+
+    def _holder(self, holder: HolderReport) -> Iterator[str]:
+        verdict = holder.verdict
+        facts = [f"{_did(holder, dry_run=self._dry_run)} {_command(holder)} (pid {holder.pid})"]
+        if holder.user:
+            facts.append(holder.user)
+        if holder.started is not None:
+            facts.append(f"{_age(self._time() - holder.started)} old")
+        if holder.cwd:
+            facts.append(f"in {self._place(holder.cwd)}")
+        # The reason often names these already, and better: it says what follows from them.
+        if holder.test and holder.test not in verdict.reason:
+            facts.append(f"started in {holder.test}")
+        if holder.launcher and holder.launcher not in verdict.reason:
+            facts.append(f"started by {holder.launcher}")
+        yield "  " + _shown(", ".join(facts))
+        yield self._labelled("why", f"{verdict.rule}: {verdict.reason}")
+        if holder.ended:
+            took = f" ({_duration(holder.seconds)})" if holder.seconds is not None else ""
+            yield self._labelled("how", holder.ended + took)
+        if verdict.action == "keep" and verdict.instead:
+            yield self._labelled("instead", verdict.instead)
+
+    def _followers(
+        self,
+        holder: HolderReport,
+        shown: Sequence[HolderReport],
+        all_of_them: Sequence[HolderReport],
+    ) -> Iterator[str]:
+        """Those who share the holder's fate, such as the workers of a server, in a line or two."""
+        fates: dict[str, list[int]] = {}
+        for other in all_of_them:
+            if other not in shown and _kin(other) == _kin(holder):
+                # Mostly they end with their root. What is worth a word is a signal of their own.
+                own = other.ended if "SIG" in other.ended and other.ended != holder.ended else ""
+                fates.setdefault(own, []).append(other.pid)
+        for fate, pids in fates.items():
+            some = ", ".join(map(str, pids[:_MOST_PIDS]))
+            more = f" and {len(pids) - _MOST_PIDS} more" if len(pids) > _MOST_PIDS else ""
+            who = f"{len(pids)} that share its socket: pids"
+            if len(pids) == 1:
+                who = "1 that shares its socket: pid"
+            yield "    " + _shown(f"and {who} {some}{more}{fate and ': '}{fate}")
+
+    def _labelled(self, label: str, text: str) -> str:
+        return f"    {self._painted(_DIM, f'{label}:'.ljust(9))}{_shown(text)}"
+
+    def _painted(self, color: str, text: str) -> str:
+        return f"{color}{text}{_PLAIN}" if self._color else text
+
+    def _time(self) -> float:
+        if self._now is None:
+            import time
+
+            self._now = time.time()
+        return self._now
+
+    def _place(self, path: str) -> str:
+        import os
+
+        # Path.home() raises where there is no home to be found.
+        home = os.path.expanduser("~") if self._home is None else self._home  # noqa: PTH111
+        home = home.rstrip(os.sep)
+        if home and (path == home or path.startswith(home + os.sep)):
+            return "~" + path[len(home) :]
+        return path
+
+
+def _runs(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:
+    """The outcomes one by one, but three and more free ports in a row as one."""
+    run: list[Outcome] = []
+    for outcome in outcomes:
+        if run and not _follows(run[-1], outcome):
+            yield from _split(run)
+            run = []
+        run.append(outcome)
+    yield from _split(run)
+
+
+def _follows(one: Outcome, other: Outcome) -> bool:
+    return (
+        all(each.status == "free" and not each.notes for each in (one, other))
+        and other.port.protocol == one.port.protocol
+        and other.port.number == one.port.number + 1
+    )
+
+
+def _split(run: list[Outcome]) -> list[list[Outcome]]:
+    return [run] if len(run) > 2 else [[outcome] for outcome in run]
+
+
+def _in_order(holders: Sequence[HolderReport]) -> Iterator[HolderReport]:
+    """The holders that are shown in full: the roots, and who is judged unlike all of those."""
+    fates = set()
+    for holder in holders:
+        if holder.root:
+            fates.add(_kin(holder))
+            yield holder
+    for holder in holders:
+        if not holder.root and _kin(holder) not in fates:
+            yield holder
+
+
+def _kin(holder: HolderReport) -> tuple[str, str]:
+    return holder.verdict.action, holder.verdict.rule
+
+
+def _did(holder: HolderReport, *, dry_run: bool) -> str:
+    stop = holder.verdict.action == "stop"
+    if dry_run:
+        return "would stop" if stop else "would keep"
+    if not stop:
+        return "kept"
+    if holder.seconds is not None:
+        return "stopped"
+    # Nothing was done to a holder that might have been stopped if another were not kept.
+    return "could not stop" if holder.ended else "left alone"
+
+
+def _command(holder: HolderReport) -> str:
+    from portfree.text import shorten
+
+    return shorten(holder.command or holder.name or "a process", _COMMAND)
+
+
+def _shown(text: str) -> str:
+    from portfree.text import safe, shorten
+
+    return safe(shorten(text, _LINE))
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(seconds * 1000, 1):.0f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
+
+
+def _age(seconds: float) -> str:
+    """An age as one says it: ``3 s``, ``2 min``, ``3 h``, ``5 days``."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 3_600:
+        return f"{seconds // 60:.0f} min"
+    if seconds < 86_400:
+        return f"{seconds // 3_600:.0f} h"
+    days = int(seconds // 86_400)
+    return f"{days} day" if days == 1 else f"{days} days"
+
+
+def _outcome(outcome: Outcome) -> dict[str, object]:
+    return {
+        "port": outcome.port.number,
+        "protocol": outcome.port.protocol,
+        "status": outcome.status,
+        "ok": outcome.ok,
+        "seconds": round(outcome.seconds, 6),
+        "holders": [_holder(holder) for holder in outcome.holders],
+        "notes": [
+            {"kind": note.kind, "text": _text(note.text), "instead": _text(note.instead)}
+            for note in outcome.notes
+        ],
+    }
+
+
+def _holder(holder: HolderReport) -> dict[str, object]:
+    verdict = holder.verdict
+    return {
+        "pid": holder.pid,
+        "name": _text(holder.name),
+        "command": _text(holder.command),
+        "user": _text(holder.user),
+        "uid": holder.uid,
+        "started": None if holder.started is None else _timestamp(holder.started),
+        "started_epoch": None if holder.started is None else round(holder.started, 3),
+        "cwd": _text(holder.cwd),
+        "launcher": _text(holder.launcher),
+        "test": _text(holder.test),
+        "addresses": [_text(address) for address in holder.addresses],
+        "root": holder.root,
+        "verdict": {
+            "action": verdict.action,
+            "rule": verdict.rule,
+            "reason": _text(verdict.reason),
+            "instead": _text(verdict.instead),
+        },
+        "ended": _text(holder.ended),
+        "seconds": None if holder.seconds is None else round(holder.seconds, 6),
+    }
+
+
+def _text(text: str | None) -> str | None:
+    from portfree.text import safe
+
+    return safe(text) if text else None
+
+
+def _timestamp(epoch: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))

@@ -1,0 +1,103 @@
+"""How the tests start a process: left behind, looked after, or in a terminal.
+
+Run as a program: ``python -S launch.py MODE -- COMMAND…``. The pid of the command, which becomes
+the command itself by exec, is told through the descriptor that ``STAGE_READY`` names.
+
+=============  ====================================================================================
+mode           the command
+=============  ====================================================================================
+``orphan``     has lost its parent, and its session's leader is gone: fork, setsid, fork, exec
+``adopted``    has lost its parent, but stays in the session that it was started from
+``attended``   is a child of this program, which looks after it and stays
+``terminal``   leads the session of a new terminal, whose other end this program holds
+=============  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+READY = "STAGE_READY"
+
+
+def tell(**pids: int) -> None:
+    """Say who was started, each with the pid and the start ticks (proc(5), field 22)."""
+    if READY in os.environ:
+        who = {role: (pid, start_ticks(pid)) for role, pid in pids.items()}
+        os.write(int(os.environ[READY]), json.dumps(who).encode() + b"\n")
+
+
+def start_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def become(command: list[str]) -> NoReturn:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that is passed on
+    os.execvp(command[0], command)
+
+
+def orphan(command: list[str], *, own_session: bool) -> None:
+    """Leave the command behind: its parent has ended before it starts."""
+    if own_session:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+    parent = os.getpid()
+    if os.fork():
+        os._exit(0)
+    while os.getppid() == parent:
+        time.sleep(0.0005)
+    tell(launched=os.getpid())
+    become(command)
+
+
+def attended(command: list[str]) -> NoReturn:
+    """Start the command and stay, also when it has ended: whoever wants may ask whether we live."""
+    child = os.fork()
+    if child == 0:
+        become(command)
+    tell(launched=child, launcher=os.getpid())
+    while True:
+        signal.pause()
+
+
+def terminal(command: list[str]) -> NoReturn:
+    """Be the terminal window of the command, until it hangs up."""
+    child, master = pty.fork()
+    if child == 0:
+        become(command)
+    tell(launched=child, launcher=os.getpid())
+    try:
+        while os.read(master, 65536):
+            pass
+    except OSError:  # EIO: nobody has the other end open any more
+        pass
+    while True:
+        signal.pause()
+
+
+def main() -> None:
+    mode, dashes, *command = sys.argv[1:]
+    assert dashes == "--"
+    match mode:
+        case "orphan":
+            orphan(command, own_session=True)
+        case "adopted":
+            orphan(command, own_session=False)
+        case "attended":
+            attended(command)
+        case "terminal":
+            terminal(command)
+        case _:
+            sys.exit(f"{mode}: no such mode")
+
+
+if __name__ == "__main__":
+    main()

@@ -74,7 +74,7 @@ def same(one: Process, other: Process) -> bool:
 
 def named(process: Process) -> str:
     """A process as messages name it: ``zsh (pid 9)``."""
-    return f"{names.program(process) or process.name} (pid {process.pid})"
+    return f"{names.program(process) or '?'} (pid {process.pid})"
 
 
 def launcher(holder: Holder) -> Launcher | None:
@@ -86,22 +86,40 @@ def launcher(holder: Holder) -> Launcher | None:
     """
     child = holder.process
     if _leads_terminal(child):
-        return Launcher(None, f"its own terminal {child.terminal}")
+        return Launcher(None, f"somebody at the terminal {child.terminal}")
     for process in holder.lineage:
         if _leads_terminal(process):
             return Launcher(process, f"{named(process)} on {process.terminal}")
         if _adopts(process, child):
             return None
-        # A shell that has the foreground of a live terminal waits there for its command.
-        at_work = names.is_shell(process) and process.foreground
+        # A shell that has the foreground of a live terminal waits there for its command, and the
+        # first process of a container that did not adopt the child has started it.
+        at_work = process.pid == 1 or (names.is_shell(process) and process.foreground)
         if at_work or not names.is_wrapper(process):
             return Launcher(process)
         child = process
     if child.ppid is None:
         return None
     if child.ppid == 0:
-        return Launcher(None, "somebody outside of this container (docker exec and the like)")
+        return Launcher(None, "somebody outside of this container (docker exec or the like)")
     return Launcher(None, f"a process that cannot be seen (pid {child.ppid})")
+
+
+def supervisors(holder: Holder) -> list[Process]:
+    """Who may start the holder again when it has ended: its parent, and on past wrappers.
+
+    Not who sits at a terminal, and not the one who merely adopted it.
+    """
+    found: list[Process] = []
+    child = holder.process
+    for process in holder.lineage:
+        if _leads_terminal(process) or names.is_multiplexer(process) or _adopts(process, child):
+            break
+        found.append(process)
+        if not names.is_wrapper(process):
+            break
+        child = process
+    return found
 
 
 def was_left(holder: Holder, mark: str) -> bool:
@@ -143,14 +161,17 @@ def leader(holder: Holder, holders: Collection[Holder], port: Port) -> Holder | 
 
 def _leads_terminal(process: Process) -> bool:
     # The kernel takes the terminal from everybody when the session's leader ends
-    # (credentials(7)), so a leader that has one is alive and somebody sits there.
-    return process.leads_session and process.terminal is not None
+    # (credentials(7)), so a leader that has one is alive and somebody sits there. Whose session could
+    # not be read may be one.
+    leads = process.session is None or process.leads_session
+    return leads and process.terminal is not None
 
 
 def _adopts(process: Process, child: Process) -> bool:
     """Whether *process* is merely the one who adopted *child*, not the one who started it."""
-    if process.pid != 1:
-        return names.is_listed_reaper(process)
+    if names.is_listed_reaper(process):
+        return True
     # The first process of a container may be no init but the service itself or its entrypoint: then
     # it started what shares its session. What has another session came from elsewhere.
-    return names.is_listed_reaper(process) or child.session != process.session
+    known = process.session is not None and child.session is not None
+    return process.pid == 1 and known and child.session != process.session

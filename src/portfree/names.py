@@ -7,12 +7,12 @@ too short makes portfree keep too much, never stop too much.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
 from portfree.system.boundary import Process
 
-SHELLS = frozenset(
-    {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "ash", "busybox", "tcsh", "csh"}
-)
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "ash", "tcsh", "csh"})
 
 WRAPPERS = SHELLS | {
     *("npm", "npm-cli", "npx", "npx-cli", "yarn", "yarnpkg", "pnpm", "pnpx", "corepack"),
@@ -39,30 +39,39 @@ MULTIPLEXERS = frozenset(
         *("code", "code-server", "codium", "cursor", "windsurf", "electron"),
         *("pycharm", "idea", "webstorm", "goland", "rider", "fleet", "jetbrains-gateway", "zed"),
         *("gnome-terminal-server", "konsole", "kitty", "alacritty", "wezterm-gui", "ghostty"),
-        *("jupyter-lab", "jupyter-notebook", "jupyter-server"),
     }
 )
-"""Programs that outlive whoever started them, keep that environment, and hand it on to strangers."""
+_JUPYTER = frozenset({"jupyter-lab", "jupyter-notebook", "jupyter-server", "jupyterlab"})
+"""Programs that outlive whoever started them, and hand that environment on to strangers."""
 
 TEST_RUNNERS = frozenset(
     {
         *("pytest", "py.test", "nox", "tox", "unittest", "nose2", "behave", "robot", "portfree"),
         *("jest", "vitest", "mocha", "ava", "playwright", "cypress", "karma"),
         *("ctest", "cargo-nextest", "gotestsum", "phpunit", "rspec", "rake"),
+        # What PyCharm and VS Code start pytest and unittest with.
+        *("_jb_pytest_runner", "_jb_unittest_runner", "run_pytest_script"),
     }
 )
+
+_RUNNERS_BY_COMMAND = frozenset({"manage", "django-admin", "go", "cargo", "dotnet", "mix"})
+"""Programs that run tests when ``test`` is among their arguments."""
 
 CI_AGENTS = frozenset(
     {
         *("runner.worker", "runner.listener", "agent.worker", "agent.listener", "act"),
         *("gitlab-runner", "gitlab-ci-multi-runner", "buildkite-agent", "circleci-agent"),
         *("drone-runner-exec", "woodpecker-agent", "agent.jar", "remoting.jar", "slave.jar"),
+        *("hudson.remoting.jnlp.main", "hudson.remoting.launcher"),  # Jenkins, by java -cp
         *("forgejo-runner", "act_runner", "concourse", "cirrus", "travis-worker"),
     }
 )
 
 IDLE_AGENTS = frozenset({"runner.listener", "agent.listener"})
 """CI agents that run all the time; while a job is on, they have a worker beside them."""
+
+_PODMAN = ("podman", "conmon", "rootlessport", "containers-root", "slirp4netns", "pasta")
+"""How the names of Podman's programs start."""
 
 CONTAINER_ENGINES = frozenset(
     {
@@ -126,51 +135,81 @@ _WAYS_IN = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear"})
 FORWARDERS = frozenset({"ssh", "autossh", "kubectl", "oc"})
 """Programs that have a port open only to carry it to another machine."""
 
-EDITOR_HELPERS = frozenset(
-    {"code", "code helper", "code-server", "codium", "cursor", "windsurf", "remote-dev-serv"}
+_EDITOR_HELPER = re.compile(
+    r"(?:code|vscodium|cursor|windsurf)(?: helper(?: \(.+\))?)?"
+    r"|codium|code-server|remote-dev-serv.*"
 )
-_EDITOR_PATHS = ("/.vscode-server/", "/.vscode-remote/", "/.cursor-server/", "/.windsurf-server/")
+_EDITOR_PATH = re.compile(
+    r"/\.(?:vscode-server|vscode-remote|cursor-server|windsurf-server)/"
+    r"|/code-server[^/]*/lib/node$"
+)
 
-# Units of a service manager that hold what other people start: whoever is in one of these has no
-# service of its own.
+# Units of systemd that hold what other people start: whoever is in one of these has no service of
+# its own. Whole names, for cronicle.service serves, and jenkins.service is Jenkins itself.
 _LAUNCHER_UNITS = re.compile(
-    r"user@|app-|session-|run-|(?:ana)?cron|crond|atd|sshd?[.@]|actions\.runner\.|gitlab-runner"
-    r"|buildkite-agent|jenkins|vsts\.agent|circleci|act_runner|forgejo-runner|tmux|emacs"
-    r"|code-server|gnome-terminal|dbus|getty|serial-getty|console-getty"
+    r"(?:app-.+|dbus-.+|gnome-terminal-.+|jenkins-(?:agent|slave|swarm).*"
+    r"|actions\.runner\..+|vsts\.agent\..+"
+    r"|(?:user|(?:ana)?cron|crond|cronie|atd|sshd?|gitlab-runner|buildkite-agent"
+    r"|circleci(?:-agent|-runner)?|act_runner|forgejo-runner|tmux|screen|emacs|code-server"
+    r"|dbus|(?:serial-|console-|container-)?getty)(?:@.*)?)\.service"
 )
 
 _INTERPRETERS = re.compile(
     r"(?:python|pypy|node|nodejs|ruby|perl|java|bun|deno)[0-9.]*(?:-dbg|t)?w?"
 )
+# Python takes its flags in one word, and the module after them too: -um pytest, -mpytest.
+_PYTHON = re.compile(r"(?:python|pypy).*")
+_PYTHON_MODULE = re.compile(r"-[bBdEhiIOPqRsSuvVx]*m(.*)")
+_PYTHON_CODE = re.compile(r"-[bBdEhiIOPqRsSuvVx]*c.*", re.DOTALL)
 _OPTIONS_WITH_VALUE = frozenset(
-    {"-W", "-X", "-r", "--require", "--import", "--loader", "-cp", "--check-hash-based-pycs"}
+    {
+        *("-W", "-X", "--check-hash-based-pycs"),  # Python
+        *("-r", "--require", "--import", "--loader", "--experimental-loader", "--env-file", "-C"),
+        *("-cp", "-classpath", "--class-path", "--add-opens", "--add-exports"),  # Java
+    }
 )
+_TITLE_WORDS = re.compile(r"[^\s()\[\]]+")
 _ENDINGS = (".exe", ".py", ".pyz", ".js", ".cjs", ".mjs", ".rb", ".pl", ".cmd", ".bat")
 
 
 def program(process: Process) -> str:
     """The program that a process runs, by its command line, in lower case.
 
-    ``python3 -m pytest`` is pytest, ``node /usr/bin/npm`` is npm, and ``npm run dev`` (npm changes
-    its title) is npm too. Without a command line it is the kernel's name.
+    ``python3 -m pytest`` is pytest, ``node /usr/bin/npm`` is npm, ``busybox sh`` is sh, and
+    ``npm run dev`` (npm changes its title) is npm too. Without a command line, the kernel's name.
     """
-    if not process.argv:
-        return _plain(process.name)
-    first = process.argv[0]
-    if len(process.argv) == 1 and " " in first and "/" not in first.split(" ", 1)[0]:
-        first = first.split(" ", 1)[0].rstrip(
-            ":"
-        )  # a title: "nginx: master process", "npm run dev"
+    first, *rest = _words(process) or (process.name,)
     name = _plain(first)
-    return _script(process.argv[1:]) or name if _INTERPRETERS.fullmatch(name) else name
+    if name == "busybox" and rest:
+        return _plain(rest[0])
+    return _script(name, rest) or name if _INTERPRETERS.fullmatch(name) else name
 
 
 def names(process: Process) -> frozenset[str]:
     """Everything that a process goes by: its program, its first word, and the kernel's name."""
-    found = {program(process), _plain(process.name)}
-    if process.argv:
-        found.add(_plain(process.argv[0]))
-    return frozenset(found)
+    return _own_names(process) | {program(process), _plain(process.name)}
+
+
+def _own_names(process: Process) -> frozenset[str]:
+    """What the executable is called, whatever it runs: a script may well have the name of a part of
+    the system, such as services.py, or init.py, which looks after what it started.
+    """
+    first = {_plain(word) for word in _words(process)[:1]}
+    # The kernel's name of a script that is executed by its #! line is the script's.
+    return frozenset(first if any(map(_runs_scripts, first)) else {*first, _plain(process.name)})
+
+
+def _words(process: Process) -> tuple[str, ...]:
+    """The command line; a title that a program gave itself is split, its program's name first."""
+    words = list(process.argv)
+    while words and not words[-1]:  # what a shorter title leaves of the old command line
+        words.pop()
+    if len(words) == 1:
+        # "nginx: master process", "npm run dev", "node (vitest 1)"; but no path that has a space
+        first, *rest = _TITLE_WORDS.findall(words[0]) or words
+        if rest and "/" not in first and "\\" not in first:
+            return first.rstrip(":"), *rest
+    return tuple(words)
 
 
 def is_shell(process: Process) -> bool:
@@ -182,20 +221,36 @@ def is_wrapper(process: Process) -> bool:
 
 
 def is_listed_reaper(process: Process) -> bool:
-    known = names(process)
+    known = _own_names(process)
     return bool(known & REAPERS) or any(_WSL_RELAY.fullmatch(name) for name in known)
+
+
+def is_systemd(process: Process) -> bool:
+    # As pid 1 its command line is mostly /sbin/init.
+    return "systemd" in _own_names(process)
 
 
 def is_multiplexer(process: Process) -> bool:
     # tmux calls its server "tmux: server", screen calls its own SCREEN.
-    known = names(process) | {process.name.split(":")[0].lower()}
-    return bool(known & MULTIPLEXERS) or is_editor_helper(process)
+    known = _own_names(process) | {process.name.split(":")[0].lower()}
+    if known & MULTIPLEXERS or program(process) in _JUPYTER:
+        return True
+    return is_editor_helper(process)
 
 
 def is_test_runner(process: Process) -> bool:
     if names(process) & TEST_RUNNERS:
         return True
-    return program(process) == "manage" and "test" in process.argv  # Django
+    name, words = program(process), _words(process)
+    if name in _RUNNERS_BY_COMMAND:
+        return "test" in words
+    # One inside of another: coverage run -m pytest, python -m debugpy --listen 5678 -m pytest.
+    inside = set()
+    if name == "coverage":
+        inside = {_plain(word) for word in words}
+    elif words and _PYTHON.fullmatch(_plain(words[0])):
+        inside = {_plain(word) for option, word in pairwise(words) if option == "-m"}
+    return bool(inside & {*TEST_RUNNERS, *_RUNNERS_BY_COMMAND})
 
 
 def is_ci_agent(process: Process) -> bool:
@@ -210,10 +265,12 @@ def is_container_engine(process: Process) -> bool:
     return bool(names(process) & CONTAINER_ENGINES)
 
 
+def is_podman(process: Process) -> bool:
+    return any(name.startswith(_PODMAN) for name in names(process))
+
+
 def is_operating_system(process: Process, platform: str) -> bool:
-    # Not what an interpreter runs: a script may well be called services.py or system.js.
-    known = {_plain(process.name)} | ({_plain(process.argv[0])} if process.argv else set())
-    return bool(known & (_SYSTEM_PARTS.get(platform, frozenset()) | _WAYS_IN))
+    return bool(_own_names(process) & (_SYSTEM_PARTS.get(platform, frozenset()) | _WAYS_IN))
 
 
 def is_forwarder(process: Process) -> bool:
@@ -223,23 +280,30 @@ def is_forwarder(process: Process) -> bool:
 
 def is_editor_helper(process: Process) -> bool:
     """Whether it is an editor's own: VS Code forwards the ports of remote machines and of WSL."""
-    return bool(names(process) & EDITOR_HELPERS) or (
-        bool(process.argv) and any(part in process.argv[0] for part in _EDITOR_PATHS)
-    )
+    if any(map(_EDITOR_HELPER.fullmatch, _own_names(process))) or program(process) == "code-server":
+        return True
+    return bool(process.argv) and _EDITOR_PATH.search(process.argv[0]) is not None
 
 
 def is_launcher_unit(unit: str) -> bool:
-    """Whether a unit holds what other people start, such as ``cron.service`` or ``user@1000.service``."""
-    return _LAUNCHER_UNITS.match(unit) is not None
+    """Whether a unit holds what others start, such as ``cron.service`` or ``user@1000.service``."""
+    return _LAUNCHER_UNITS.fullmatch(unit) is not None
 
 
-def _script(words: tuple[str, ...]) -> str:
+def _runs_scripts(name: str) -> bool:
+    return name in SHELLS or name == "busybox" or _INTERPRETERS.fullmatch(name) is not None
+
+
+def _script(interpreter: str, words: Sequence[str]) -> str:
     """What an interpreter runs: the module after ``-m``, the file after ``-jar``, or the script."""
+    python = _PYTHON.fullmatch(interpreter) is not None
     rest = iter(words)
     for word in rest:
-        if word in ("-m", "-jar"):
-            return _plain(next(rest, "").removesuffix(".__main__"))
-        if word in ("-c", "-e", "--eval", "-p", "-"):
+        module = _PYTHON_MODULE.fullmatch(word) if python else None
+        if module or word == "-jar":
+            named = (module and module[1]) or next(rest, "")
+            return _plain(named.removesuffix(".__main__"))
+        if word in ("-c", "-e", "--eval", "-p", "-") or (python and _PYTHON_CODE.fullmatch(word)):
             return ""
         if word in _OPTIONS_WITH_VALUE:
             next(rest, None)

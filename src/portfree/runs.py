@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from portfree.system.boundary import System
 
@@ -17,6 +17,10 @@ RUN_ID = "PORTFREE_RUN_ID"
 
 OPEN_HERE: set[str] = set()
 """The elements of the runs that this process has open."""
+
+# By how many milliseconds two looks at one process may differ where its start is a time of day: it
+# moves a little when the clock is set.
+_CLOCKS_DIFFER = 2000
 
 _ELEMENT = re.compile(r"([0-9]+)\.([0-9]+|t[0-9]+)\.([0-9a-f]+)(?:\.([0-9]+))?", re.ASCII)
 
@@ -26,12 +30,11 @@ def elements(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")) if path else ()
 
 
-def beyond(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
-    """The first element of their run id that is not ours too; None if theirs has none."""
-    for at, element in enumerate(theirs):
-        if at >= len(ours) or ours[at] != element:
-            return element
-    return None
+def beyond(theirs: Sequence[str], ours: Collection[str]) -> tuple[str, ...]:
+    """The elements of their run id that are not ours too, outermost first: the runs that they were
+    born in and we were not.
+    """
+    return tuple(element for element in theirs if element not in ours)
 
 
 def alive(element: str, system: System) -> bool:
@@ -53,13 +56,17 @@ def alive(element: str, system: System) -> bool:
     process = system.process(int(pid))
     if process is None or process.zombie:
         return False
-    ticks = start_token(process.start)
-    # Ticks and a backend's seconds cannot be compared: then the pid has to do.
-    return ticks == start or ticks.startswith("t") != start.startswith("t")
+    now = start_token(process.start)
+    # Where a start is not told (0), or one is in ticks and one in seconds, the pid has to do.
+    if process.start <= 0 or start == "0" or now.startswith("t") != start.startswith("t"):
+        return True
+    if now.startswith("t"):
+        return abs(int(now[1:]) - int(start[1:])) <= _CLOCKS_DIFFER
+    return now == start
 
 
 def start_token(start: float) -> str:
-    """A start time as run ids write it: clock ticks as they are, seconds as ``t`` and milliseconds."""
+    """A start time as run ids write it: ticks as they are, seconds as ``t`` and milliseconds."""
     return f"t{round(start * 1000)}" if isinstance(start, float) else str(start)
 
 

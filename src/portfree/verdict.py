@@ -6,6 +6,8 @@ arrives here as "unknown", and unknown means keep: every ``stop`` names its proo
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -21,11 +23,14 @@ Phase = Literal["call", "before", "after"]
 
 _BORN_IN_A_TEST = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "NOX_CURRENT_SESSION", "TOX_ENV_DIR")
 
+_CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A live test runner or CI agent, or a process that carries a CI job's id: neither the caller nor
-    one of its ancestors."""
+    """A live test runner or CI agent, or a process that carries a CI job's id; neither the caller
+    nor one of its ancestors.
+    """
 
     process: Process
     lineage: tuple[Process, ...] = ()
@@ -82,7 +87,9 @@ class Context:
         """A directory as messages name it."""
         if path is None:
             return "a directory that cannot be read"
-        if self.home and (path == self.home or path.startswith(self.home + "/")):
+        if self.home and (
+            path == self.home or path.startswith((f"{self.home}/", f"{self.home}\\"))
+        ):
             return "~" + path[len(self.home) :]
         return path
 
@@ -108,7 +115,8 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
     """
     verdicts: dict[int, Verdict] = {}
     for group in _groups(holders):
-        judged = {holder.pid: judge(holder, context) for holder in roots(group)}
+        # Ancestors that form a circle leave no root; then each is judged.
+        judged = {holder.pid: judge(holder, context) for holder in roots(group) or group}
         for holder in group:
             if holder.pid not in judged and (verdict := veto(holder, context)):
                 judged[holder.pid] = verdict
@@ -119,12 +127,12 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
             if own is not None and (keeper is None or _kept(own)):
                 verdicts[holder.pid] = own
             else:
-                verdicts[holder.pid] = _shared(judged[deciding.pid], deciding)
+                verdicts[holder.pid] = _as_for(deciding, judged[deciding.pid], holder)
     return verdicts
 
 
 def veto(holder: Holder, context: Context) -> Verdict | None:
-    """What keeps a holder even if it is no root and its root may be stopped; None if nothing does."""
+    """What keeps a holder even where its root may be stopped; None if nothing does."""
     for rule in (_self, _container, _protected):
         if verdict := rule(holder, context):
             return verdict
@@ -135,16 +143,14 @@ def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Su
     """Who started a holder again after the *old* ones were stopped, and may it be stopped itself.
 
     The supervisor is the live parent that old and new share, be there a wrapper between. It holds
-    nothing, so that somebody asked for the port is no reason to stop it: it takes a proof that it was
-    left there (rules `own-run`, `left-behind`, `orphan`).
+    nothing, so that somebody asked for the port is no reason to stop it: it takes a proof that it
+    was left there (rules `own-run`, `left-behind`, `orphan`).
     """
     for at, parent in enumerate(new.lineage):
         if any(same(parent, other) for holder in old for other in holder.lineage):
             if parent.pid == 1 or names.is_listed_reaper(parent):
                 return None
-            above = replace(
-                new, process=parent, sockets=frozenset(), lineage=new.lineage[at + 1 :], pinned=True
-            )
+            above = _supervisor_as_holder(new, at)
             verdict = judge(above, context)
             if verdict.rule not in ("own-run", "left-behind", "orphan") or verdict.action == "keep":
                 rule = "attended" if verdict.action == "stop" else verdict.rule
@@ -156,79 +162,125 @@ def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Su
     return None
 
 
+def _supervisor_as_holder(new: Holder, at: int) -> Holder:
+    """The ancestor of a holder, at this place in its lineage, as if it held the port."""
+    parent = new.lineage[at]
+    above = replace(
+        new, process=parent, sockets=frozenset(), lineage=new.lineage[at + 1 :], pinned=True
+    )
+    # Only of its child's runs it was asked whether they live.
+    unasked = set(_runs(above)).difference(_runs(new))
+    return replace(above, live_runs=new.live_runs | unasked)
+
+
 # The rules, in order. Each gives its verdict, or None where it has nothing to say.
 
 
 def _self(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
-    if context.is_ours(process):
-        whom = f"{named(process)}, " + (
-            "the caller" if same(process, context.caller) else "an ancestor of the caller"
-        )
+    who = f"{names.program(process) or '?'}, pid {process.pid}"
+    # By the pid alone: those are alive, so that nobody else can have their pids.
+    if any(process.pid == own.pid for own in context.ours):
+        if any(map(names.is_test_runner, holder.upward())):
+            reason = f"held by this test run itself ({who})"
+        elif process.pid == context.caller.pid:
+            reason = f"held by this very process ({who})"
+        else:
+            reason = f"held by an ancestor of this very process ({who})"
     elif _is_siblings(holder, context):
-        whom = f"{named(process)}, of another worker of pytest-xdist"
+        reason = f"held by this test run itself ({who}, by way of pytest-xdist)"
     else:
         return None
-    return Verdict(
-        "keep",
-        "self",
-        f"held by this test run itself ({whom})",
-        "close it where it is opened, or give the tests another port",
-    )
+    # An ancestor may be one that has better advice: systemd, sshd, an editor.
+    protected = _protected(holder, context)
+    instead = "close it where it was opened, or give the tests another port"
+    return Verdict("keep", "self", reason, protected.instead if protected else instead)
 
 
 def _is_siblings(holder: Holder, context: Context) -> bool:
     """Whether it belongs to our xdist controller, and to none of its workers but another one."""
     controller = context.xdist_controller
+    if controller is None or holder.descends_from(context.caller):
+        return False
+    if holder.descends_from(controller):
+        return True
+    # A worker's server that has been daemonised descends from nobody, but bears the worker's name.
+    # What was there before our controller, or was born in another run, comes from other workers.
+    worker = holder.mark(XDIST_WORKER)
     return (
-        controller is not None
-        and holder.descends_from(controller)
-        and not holder.descends_from(context.caller)
+        worker not in ("", context.caller.marks[XDIST_WORKER])
+        and _older(controller, holder.process)
+        and not _foreign_runs(holder, context)
     )
 
 
 def _own_run(holder: Holder, context: Context) -> Verdict | None:
-    if context.ending and context.ending in runs.elements(
-        holder.process.marks.get(runs.RUN_ID, "")
+    known = not _unread(holder, context)
+    if (
+        known
+        and context.ending
+        and context.ending in runs.elements(holder.process.marks.get(runs.RUN_ID, ""))
     ):
         return Verdict("stop", "own-run", _born(holder, "started in this run"))
-    if _foreign_run(holder, context) in holder.live_runs:
+    foreign = _foreign_runs(holder, context)
+    if holder.live_runs.intersection(foreign):
         return None  # it descends from us by way of a run that goes on: rule live-run
-    if context.phase == "before" and _may_be_for_this_run(holder, context):
+    # What was born in a run that has ended is not for this one: nox opens one after the other.
+    if context.phase == "before" and not foreign and _may_be_for_this_run(holder, context):
         return Verdict(
-            "keep", "own-run", "started for this run already", "nothing, if that is meant"
+            "keep",
+            "own-run",
+            "started for this run already",
+            "nothing, if the tests are to use it; otherwise start it later, or on another port",
         )
-    if holder.descends_from(context.caller):
-        return Verdict("stop", "own-run", _born(holder, "started by this process"))
+    if known and holder.descends_from(context.caller):
+        return Verdict("stop", "own-run", _born(holder, "started by this very process"))
     return None
 
 
 def _may_be_for_this_run(holder: Holder, context: Context) -> bool:
-    if holder.descends_from(context.caller):
-        return True
     # What was started after us, in a test, and has been adopted since: a conftest.py, say, has
     # daemonised it while it was imported.
-    return _born_in_a_test(holder) and _older(context.caller, holder.process)
+    return holder.descends_from(context.caller) or (
+        _born_in_a_test(holder) and _older(context.caller, holder.process)
+    )
 
 
 def _container(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
     number = min(port.number for port in holder.ports) if holder.ports else 0
     if names.is_container_engine(process):
+        engine = "podman" if names.is_podman(process) else "docker"
         if holder.engine:
-            stop = f"docker stop {holder.engine.split()[0]}"
-            return Verdict("keep", "container", f"published by container {holder.engine}", stop)
+            name = holder.engine.split()[0]
+            return Verdict(
+                "keep",
+                "container",
+                f"published by container {holder.engine}",
+                f"{engine} stop {shlex.quote(name)}",
+            )
         return Verdict(
             "keep",
             "container",
             f"{named(process)} publishes the port for a container",
-            f"docker ps --filter publish={number}, then: docker stop NAME",
+            f"{engine} ps --filter publish={number}, then: {engine} stop NAME",
         )
     if process.container is not None:
-        name = process.container[:12]
-        stop = "stop that container" if name == "?" else f"docker stop {name}"
-        return Verdict("keep", "container", f"runs in another container ({name})", stop)
-    if any(p.pid in context.main_service for p in holder.upward()):
+        return Verdict(
+            "keep",
+            "container",
+            f"runs in another container ({_short(process.container)})",
+            "stop that container"
+            + (
+                f": docker stop {_short(process.container)}, or the same with podman"
+                if _CONTAINER_ID.fullmatch(process.container)
+                else ""
+            ),
+        )
+    # The first process adopts every orphan: to have it for an ancestor says nothing.
+    if any(p.pid in context.main_service for p in holder.upward() if p.pid != 1) or (
+        process.pid == 1 and context.main_service
+    ):
         return Verdict(
             "keep",
             "container",
@@ -238,11 +290,23 @@ def _container(holder: Holder, context: Context) -> Verdict | None:
     return None
 
 
+def _short(container: str) -> str:
+    return container[:12] if _CONTAINER_ID.fullmatch(container) else container
+
+
 def _protected(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
     numbers = {port.number for port in holder.ports}
-    if process.pid == 1 or (context.platform == "win32" and process.pid <= 4):
-        what, instead = "the first process of the system", "give the tests another port"
+    if context.platform == "win32" and process.pid <= 4:
+        what = "the Windows kernel, which serves HTTP for other programs"
+        instead = "netsh http show servicestate names them"
+    elif context.platform == "linux" and names.is_systemd(process):
+        user = "" if process.pid == 1 else "--user "
+        what = "the service manager, which keeps the port open for a service"
+        instead = f"systemctl {user}list-sockets names its socket unit: systemctl {user}stop that"
+    elif process.pid == 1:
+        what = "the first process of this system or container"
+        instead = "give the tests another port"
     elif (
         context.platform == "darwin"
         and numbers & {5000, 7000}
@@ -266,51 +330,66 @@ def _protected(holder: Holder, context: Context) -> Verdict | None:
 
 
 def _unknown(holder: Holder, context: Context) -> Verdict | None:
-    process = holder.process
-    if holder.pinned and process.owner is not None:
-        return None
-    missing = "who it belongs to could not be read" if holder.pinned else "it could not be pinned"
+    missing = _unread(holder, context)
+    known = holder.pinned and holder.process.owner is not None
+    if not missing or (known and not _in_reach(holder, context)):
+        return None  # that it is somebody else's says more: rule other-user
+    pid = holder.pid
+    look = f'tasklist /v /fi "pid eq {pid}"' if context.platform == "win32" else f"ps -fp {pid}"
     return Verdict(
-        "keep",
-        "unknown",
-        f"{missing}, so a signal might reach another process",
-        f"try again; if that does not help, look at it: ps -fp {process.pid}"
-        if context.platform != "win32"
-        else f"try again; if that does not help, look at it: tasklist /fi 'pid eq {process.pid}'",
+        "keep", "unknown", missing, f"try again; if that does not help, look at it: {look}"
     )
+
+
+def _unread(holder: Holder, context: Context) -> str:
+    """What it takes to know a holder, and could not be had; empty if it is known."""
+    if not holder.pinned:
+        return "it could not be pinned, so that a signal might reach another process"
+    if holder.process.owner is None:
+        return "whose it is could not be read"
+    # macOS shows the environment of hardly any process: there rule live-run makes allowance for it.
+    if not holder.process.complete and context.platform != "darwin":
+        return "its environment could not be read, so that it may belong to a run that goes on"
+    return ""
 
 
 def _other_user(holder: Holder, context: Context) -> Verdict | None:
-    owner = holder.process.owner
-    if owner in context.owners:
+    if _in_reach(holder, context):
         return None
-    if context.scope == "any" and context.privileged:
-        return None
-    who = holder.user or str(owner)
+    who = holder.user or str(holder.process.owner)
     again = f"portfree --scope any {_ports(holder)}"
+    if context.platform == "win32":
+        again = f"as an administrator: {again}"
+    elif not context.privileged:
+        again = f"sudo {again}"
     return Verdict(
-        "keep",
-        "other-user",
-        f"it belongs to {who}",
-        f"ask {who} to stop it, or: "
-        + (again if context.privileged or context.platform == "win32" else f"sudo {again}"),
+        "keep", "other-user", f"it belongs to {who}", f"ask {who} to stop it, or: {again}"
     )
+
+
+def _in_reach(holder: Holder, context: Context) -> bool:
+    """Whether it is ours, or other users' processes were asked for and the kernel lets us."""
+    return holder.process.owner in context.owners or (context.scope == "any" and context.privileged)
 
 
 def _live_run(holder: Holder, context: Context) -> Verdict | None:
     if context.scope == "any":
         return None
-    if _foreign_run(holder, context) in holder.live_runs:
-        runner = next((p for p in holder.lineage if _is_runner(p)), None)
-        return _in_use(runner, holder, context, "a run that goes on")
+    for run in _foreign_runs(holder, context):
+        if run in holder.live_runs:
+            runner = next((p for p in holder.lineage if _is_runner(p)), None)
+            return _in_use(runner, holder, context, f"another run (pid {run.split('.')[0]})")
     runner = next((p for p in holder.upward() if _is_runner(p)), None)
     if runner is not None and not context.is_ours(runner):
         return _in_use(runner, holder, context)
     for variable in CI_JOB_IDS:
-        job = holder.process.marks.get(variable)
+        job = holder.mark(variable)
         if job and job != context.jobs.get(variable) and _may_live(variable, job, context):
             return _in_use(None, holder, context, f"another CI job ({variable} {job})")
-    if runner is None and _born_in_a_test(holder) and not holder.mark(runs.RUN_ID):
+    # A run that has ended tells who has left it. One that is ours too, or none, tells nothing.
+    told = bool(_foreign_runs(holder, context))
+    born = _born_in_a_test(holder) or not holder.process.complete
+    if runner is None and born and not told:
         for neighbour in context.neighbours:
             if _may_have_started(neighbour, holder):
                 return _in_use(neighbour.process, holder, context)
@@ -321,9 +400,13 @@ def _is_runner(process: Process) -> bool:
     return names.is_test_runner(process) or names.is_ci_agent(process)
 
 
-def _foreign_run(holder: Holder, context: Context) -> str | None:
-    """The outermost run that it was born in and we were not."""
-    return runs.beyond(runs.elements(holder.mark(runs.RUN_ID)), context.run)
+def _runs(holder: Holder) -> tuple[str, ...]:
+    return runs.elements(holder.mark(runs.RUN_ID))
+
+
+def _foreign_runs(holder: Holder, context: Context) -> tuple[str, ...]:
+    """The runs that it was born in and we were not, outermost first."""
+    return runs.beyond(_runs(holder), context.run)
 
 
 def _may_live(variable: str, job: str, context: Context) -> bool:
@@ -356,13 +439,17 @@ def _in_use(runner: Process | None, holder: Holder, context: Context, what: str 
         "keep",
         "live-run",
         f"in use by {who} in {context.path(cwd)}",
-        "wait until that is done (--wait SECONDS), or give one of the two another port",
+        "wait until that is done (--wait SECONDS), or give one of the two another port; "
+        f"to stop it all the same: portfree --scope any {_ports(holder)}",
     )
 
 
 def _left_behind(holder: Holder, context: Context) -> Verdict | None:
+    foreign = _foreign_runs(holder, context)
+    if holder.live_runs.intersection(foreign):
+        return None
     for mark in MARKS:
-        if mark == runs.RUN_ID and _foreign_run(holder, context) is None:
+        if mark == runs.RUN_ID and not foreign:
             continue  # an id that is ours too proves nothing
         if was_left(holder, mark):
             return Verdict(
@@ -372,53 +459,71 @@ def _left_behind(holder: Holder, context: Context) -> Verdict | None:
 
 
 def _service(holder: Holder, context: Context) -> Verdict | None:
-    unit = holder.process.unit
-    if unit is None or unit == context.unit or names.is_launcher_unit(unit):
+    process, unit = holder.process, holder.process.unit
+    if unit is None or unit == context.unit:
+        return None
+    # Such a unit holds what others start, and the one who lets them: cron, Emacs, a CI agent.
+    lets = names.is_multiplexer(process) or names.is_ci_agent(process)
+    if names.is_launcher_unit(unit) and not lets:
         return None
     starter = launcher(holder)
     if starter and starter.process and starter.process.terminal:
         return None  # somebody typed it, in a terminal that happens to live in that unit
     match context.platform:
+        case "darwin" if unit.startswith("application."):
+            stop = "quit that application"
         case "darwin":
-            stop = f"launchctl bootout gui/$UID/{unit} (or: brew services stop)"
+            stop = f"launchctl bootout gui/$UID/{shlex.quote(unit)} (or: brew services stop)"
         case "win32":
-            stop = f"sc stop {unit}"
+            stop = f'as an administrator: sc.exe stop "{unit}"'
         case _:
-            by_user = any("--user" in p.argv for p in holder.lineage if p.pid != 1)
-            stop = f"systemctl {'--user ' if by_user else ''}stop {unit}"
+            by_user = any(names.is_systemd(p) and p.pid != 1 for p in holder.lineage)
+            stop = f"systemctl {'--user ' if by_user else ''}stop {shlex.quote(unit)}"
     return Verdict("keep", "service", f"it is the service {unit}", stop)
 
 
 def _orphan(holder: Holder, context: Context) -> Verdict | None:
-    cwd = holder.process.cwd
-    if not (context.project and cwd and PurePath(cwd).is_relative_to(context.project)):
+    if not _in_project(holder, context) or launcher(holder) is not None:
         return None
-    if launcher(holder) is not None:
-        return None
+    if names.is_multiplexer(holder.process):
+        return None  # it is meant to outlive who started it
     return Verdict(
         "stop", "orphan", f"nobody looks after it, and it runs in {context.path(context.project)}"
     )
+
+
+def _in_project(holder: Holder, context: Context) -> bool:
+    cwd, project = holder.process.cwd, context.project
+    if cwd is None or project is None or project == context.home:
+        return False
+    place = PurePath(project)
+    return place != PurePath(place.anchor) and PurePath(cwd).is_relative_to(place)
 
 
 def _mine(holder: Holder, context: Context) -> Verdict | None:
     if context.scope == "orphans":
         return None
     starter = launcher(holder)
-    by = f", started by {starter}" if starter else ""
-    return Verdict("stop", "mine", f"scope {context.scope}{by}")
+    by = f"started by {starter}" if starter else "nobody looks after it"
+    return Verdict("stop", "mine", f"{by}, and scope {context.scope} takes it in")
 
 
 def _attended(holder: Holder, context: Context) -> Verdict:
     process = holder.process
     starter = launcher(holder)
+    where = context.path(process.cwd)
     if starter:
-        reason = f"started by {starter} in {context.path(process.cwd)}"
+        reason = f"started by {starter} in {where}"
+    elif _in_project(holder, context):
+        reason = f"{named(process)} is meant to run on by itself, and runs in {where}"
     elif context.project is None:
-        reason = f"nobody looks after it, but there is no project here that {context.path(process.cwd)} is in"
+        reason = (
+            f"nobody looks after it, but it runs in {where}, and we are in no project: "
+            "there is no pyproject.toml or .git here or above"
+        )
     else:
         reason = (
-            f"nobody looks after it, but it runs in {context.path(process.cwd)}, "
-            f"not in {context.path(context.project)}"
+            f"nobody looks after it, but it runs in {where}, not in {context.path(context.project)}"
         )
     return Verdict("keep", "attended", reason, f"stop it there, or: portfree {_ports(holder)}")
 
@@ -467,13 +572,17 @@ def _kept(verdict: Verdict | None) -> bool:
     return verdict is not None and verdict.action == "keep"
 
 
-def _shared(verdict: Verdict, other: Holder) -> Verdict:
-    return verdict._replace(reason=f"shares the socket of {named(other.process)}: {verdict.reason}")
+def _as_for(deciding: Holder, verdict: Verdict, holder: Holder) -> Verdict:
+    ids = {socket.id for socket in deciding.sockets}
+    shares = any(socket.id in ids for socket in holder.sockets)
+    tie = "shares the socket of" if shares else "belongs to the same server as"
+    return verdict._replace(reason=f"{tie} {named(deciding.process)}: {verdict.reason}")
 
 
 def _groups(holders: Iterable[Holder]) -> list[list[Holder]]:
-    """The holders, sorted into groups that stand or fall together: they share a socket, or one is the
-    other's ancestor on the same port."""
+    """The holders, sorted into groups that stand or fall together: they share a socket, or one is
+    the other's ancestor on the same port.
+    """
     everybody = list(holders)
     groups: list[list[Holder]] = []
     for holder in everybody:
@@ -485,8 +594,7 @@ def _groups(holders: Iterable[Holder]) -> list[list[Holder]]:
             if any(
                 other.pid in leaders
                 or ties & {socket.id for socket in other.sockets}
-                or any(p.pid == holder.pid for p in other.lineage)
-                and other.ports & holder.ports
+                or (any(p.pid == holder.pid for p in other.lineage) and other.ports & holder.ports)
                 for other in group
             )
         ]

@@ -1,0 +1,427 @@
+"""What programs are called, and which of them are what."""
+
+from __future__ import annotations
+
+import pytest
+
+from build import process, titled
+from portfree import names
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        # A program of its own.
+        ("/usr/sbin/nginx -g 'daemon off;'", "nginx"),
+        (r"'C:\Program Files\nodejs\node.exe' server.js", "server"),
+        (r"'C:\Program Files\PostgreSQL\bin\postgres.exe'", "postgres"),
+        ("-bash", "bash"),
+        ("./manage.py test", "manage"),
+        # What an interpreter runs.
+        ("python -m pytest tests", "pytest"),
+        ("python3.13t -m pytest", "pytest"),
+        ("/opt/venv/bin/python /opt/venv/bin/pytest -x", "pytest"),
+        ("python -mpytest", "pytest"),
+        ("python -um pytest", "pytest"),
+        ("python -W error -X dev -m pytest", "pytest"),
+        ("python -m nox.__main__", "nox"),
+        ("python /usr/lib/python3/dist-packages/tox/__main__.py", "tox"),
+        ("pythonw.exe server.py", "server"),
+        ("node /usr/bin/npm run dev", "npm"),
+        ("node --require ./setup.js /usr/lib/node_modules/npm/bin/npm-cli.js start", "npm-cli"),
+        ("node --env-file .env node_modules/.bin/jest", "jest"),
+        ("java -Xmx1g -jar /opt/agent.jar -secret s", "agent.jar"),
+        ("java -cp agent.jar hudson.remoting.jnlp.Main", "hudson.remoting.jnlp.main"),
+        ("busybox sh -c true", "sh"),
+        ("busybox runsvdir /etc/service", "runsvdir"),
+        # An interpreter that runs nothing with a name.
+        ("python", "python"),
+        ("python -", "python"),
+        ("python -c 'import os'", "python"),
+        ("python -uc 'exec(\"/bin/sh\")'", "python"),
+        ("python -m", "python"),
+        ("node -e 'serve()'", "node"),
+        ("node --inspect", "node"),
+        ("busybox", "busybox"),
+    ],
+)
+def test_the_program_is_what_the_command_line_runs(command: str, program: str) -> None:
+    assert names.program(process(1, command)) == program
+
+
+@pytest.mark.parametrize(
+    ("title", "program"),
+    [
+        ("npm run dev", "npm"),
+        ("nginx: master process /usr/sbin/nginx", "nginx"),
+        ("sshd: me@pts/0", "sshd"),
+        ("gunicorn: master [shop:app]", "gunicorn"),
+        ("node (vitest 1)", "vitest"),
+        ("[pytest-xdist running] tests/test_a.py::test_b", "pytest-xdist"),
+        # Not a title, but the path of a program.
+        ("/Applications/My App/shop", "shop"),
+        (r"C:\Program Files\Shop\shop.exe", "shop"),
+        ("()", "()"),
+    ],
+)
+def test_a_title_starts_with_the_program(title: str, program: str) -> None:
+    assert names.program(titled(1, title, name="whatever")) == program
+
+
+def test_what_a_shorter_title_leaves_of_the_old_command_line_does_not_count() -> None:
+    assert names.program(process(1, argv=("npm run dev", "", ""))) == "npm"
+
+
+def test_without_a_command_line_the_kernels_name_has_to_do() -> None:
+    assert names.program(process(1, argv=(), name="Relay(9)")) == "relay(9)"
+
+
+def test_a_process_goes_by_all_its_names() -> None:
+    worker = process(1, "/usr/bin/python3.11 /opt/bin/gunicorn app", name="Main Thread")
+
+    assert names.names(worker) == {"gunicorn", "python3.11", "main thread"}
+
+
+# Each kind of program: who is of that kind, and who only looks like it.
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("sh -c 'npm run dev'", "-bash", "/bin/zsh", "busybox ash"),
+        *("npm run dev", "node /usr/bin/npm run dev", "node /usr/lib/npx-cli.js vite"),
+        *("yarn dev", "node /usr/bin/yarn.js dev", "pnpm dev", "npx vite"),
+        *("uv run server", "poetry run server", "hatch run server", "python -m pipenv run x"),
+        *("make serve", "env A=1 server", "timeout 60 server", "sudo -u me server"),
+    ],
+)
+def test_wrappers_start_one_command_and_wait_for_it(command: str) -> None:
+    assert names.is_wrapper(process(1, command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "python shop.py",
+            "nodemon server.js",
+            "foreman start",
+            "supervisord",
+            "pm2",
+            "watchexec",
+        ),
+        *("tmux", "gunicorn app", "uvicorn --reload app", "docker run shop", "pytest"),
+        "busybox runsvdir /etc/service",
+        "shell",  # a name on no list is a launcher, whatever it is like
+    ],
+)
+def test_everybody_else_looks_after_what_it_started(command: str) -> None:
+    assert not names.is_wrapper(process(1, command))
+
+
+def test_a_wrapper_is_one_by_its_command_line_not_by_the_kernels_name() -> None:
+    assert names.is_wrapper(titled(1, "npm run dev", name="node"))
+    assert not names.is_wrapper(process(1, "supervisord", name="sh"))
+
+
+@pytest.mark.parametrize(
+    ("command", "is_shell"),
+    [
+        ("dash x.sh", True),
+        ("-fish", True),
+        ("busybox sh", True),
+        ("npm run", False),
+        ("x.sh", False),
+    ],
+)
+def test_shells(command: str, *, is_shell: bool) -> None:
+    assert names.is_shell(process(1, command)) is is_shell
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("systemd", "/sbin/init splash"),
+        ("systemd", "/usr/lib/systemd/systemd --user"),
+        ("launchd", "/sbin/launchd"),
+        ("tini", "/usr/bin/tini -- sh"),
+        ("dumb-init", "dumb-init sh"),
+        ("docker-init", "/sbin/docker-init -- sh"),
+        ("catatonit", "/catatonit -P"),
+        ("s6-svscan", "s6-svscan /run/service"),
+        ("init", "/init"),
+        # WSL: the command line stays /init, or cannot be read.
+        ("SessionLeader", "/init"),
+        ("Relay(9)", "/init"),
+    ],
+)
+def test_reapers_adopt_orphans(name: str, command: str) -> None:
+    assert names.is_listed_reaper(process(9, command, name=name))
+    assert names.is_listed_reaper(process(9, name=name, argv=()))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("python3", "python3 init.py"),
+        ("init.py", "/usr/bin/python3 ./init.py"),  # by its #! line
+        ("init", "/bin/sh /init"),
+        ("node", "node systemd.js"),
+        ("s6-supervise", "s6-supervise web"),
+        ("runsvdir", "runsvdir /etc/service"),
+        ("containerd-shim", "containerd-shim-runc-v2 -id 1"),
+        ("sleep", "sleep infinity"),
+        ("Relay", "Relay"),
+    ],
+)
+def test_what_only_sounds_like_a_reaper_looks_after_what_it_started(
+    name: str, command: str
+) -> None:
+    assert not names.is_listed_reaper(process(9, command, name=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "systemd"),
+    [
+        ("systemd", "/sbin/init splash", True),
+        ("systemd", "/usr/lib/systemd/systemd --user", True),
+        ("init", "/sbin/init", False),
+        ("python", "python systemd.py", False),
+    ],
+)
+def test_systemd(name: str, command: str, *, systemd: bool) -> None:
+    assert names.is_systemd(process(1, command, name=name)) is systemd
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("tmux: server", "tmux new -s work"),
+        ("screen", "SCREEN -S work"),
+        ("zellij", "zellij --server /run/zellij"),
+        ("emacs", "emacs --daemon"),
+        ("nvim", "nvim --headless"),
+        ("gnome-terminal-", "/usr/libexec/gnome-terminal-server"),
+        ("python", "python /usr/bin/jupyter-lab"),
+        ("python", "python -m jupyterlab"),
+        ("code", "/usr/share/code/code"),
+        ("node", "/home/me/.vscode-server/bin/1/node server-main.js"),
+    ],
+)
+def test_multiplexers_outlive_who_started_them(name: str, command: str) -> None:
+    assert names.is_multiplexer(process(9, command, name=name))
+
+
+@pytest.mark.parametrize(
+    "command", ["python server.py", "zsh", "node vite", "sshd", "python code.py", "node screen.js"]
+)
+def test_others_do_not(command: str) -> None:
+    assert not names.is_multiplexer(process(9, command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("pytest", "py.test", "python -m pytest", "python -mpytest", "nox -s tests", "tox -p"),
+        *(
+            "python -m unittest discover",
+            "portfree run 8000 -- make",
+            "node node_modules/.bin/jest",
+        ),
+        *("python manage.py test", "django-admin test", "go test ./...", "cargo test"),
+        *("coverage run -m pytest", "python -m coverage run -m pytest", "coverage run manage.py x"),
+        *("python /usr/bin/coverage run /usr/bin/pytest",),
+        *("python -m debugpy --listen 5678 -m pytest", "python -m cProfile -m nox"),
+        *("python /opt/pycharm/helpers/pycharm/_jb_pytest_runner.py --path tests",),
+    ],
+)
+def test_test_runners(command: str) -> None:
+    assert names.is_test_runner(process(9, command))
+
+
+def test_a_test_runner_by_its_title() -> None:
+    assert names.is_test_runner(titled(9, "node (vitest)", name="node"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("python server.py pytest", "python manage.py runserver", "coverage report", "go run ."),
+        *("uvicorn tests.app:app", "grep pytest", "python -m http.server", "vim test_pytest.py"),
+        *("git commit -m pytest", "cargo run"),
+    ],
+)
+def test_whoever_merely_mentions_tests_is_no_runner(command: str) -> None:
+    assert not names.is_test_runner(process(9, command))
+
+
+@pytest.mark.parametrize(
+    ("command", "idle"),
+    [
+        ("/actions-runner/bin/Runner.Worker spawnclient 1 2", False),
+        ("/actions-runner/bin/Runner.Listener run", True),
+        (r"C:\agent\bin\Agent.Worker.exe", False),
+        ("Agent.Listener run", True),
+        ("gitlab-runner run", False),
+        ("buildkite-agent start", False),
+        ("java -jar /opt/agent.jar", False),
+        ("java -cp agent.jar hudson.remoting.jnlp.Main -headless", False),
+        ("act push", False),
+    ],
+)
+def test_ci_agents(command: str, *, idle: bool) -> None:
+    agent = process(9, argv=(command,) if "\\" in command else tuple(command.split()))
+
+    assert names.is_ci_agent(agent)
+    assert names.is_idle_agent(agent) is idle
+
+
+@pytest.mark.parametrize("command", ["java -jar shop.jar", "python runner.py", "actions"])
+def test_others_are_no_ci_agents(command: str) -> None:
+    assert not names.is_ci_agent(process(9, command))
+
+
+@pytest.mark.parametrize(
+    ("command", "podman"),
+    [
+        ("/usr/bin/docker-proxy -proto tcp -host-port 8000", False),
+        ("dockerd", False),
+        ("containerd-shim-runc-v2", False),
+        ("com.docker.backend", False),
+        ("'/Applications/OrbStack.app/Contents/MacOS/OrbStack Helper'", False),
+        ("colima", False),
+        ("conmon --api-version 1", True),
+        ("rootlessport", True),
+        ("slirp4netns", True),
+        ("pasta.avx2", True),
+    ],
+)
+def test_container_engines(command: str, *, podman: bool) -> None:
+    engine = process(9, command)
+
+    assert names.is_container_engine(engine)
+    assert names.is_podman(engine) is podman
+
+
+@pytest.mark.parametrize("command", ["docker run shop", "registry serve", "dockerize app"])
+def test_who_uses_containers_is_no_engine(command: str) -> None:
+    assert not names.is_container_engine(process(9, command))
+
+
+@pytest.mark.parametrize(
+    ("platform", "name"),
+    [
+        *(
+            ("linux", name)
+            for name in ("systemd-resolve", "dbus-daemon", "NetworkManager", "cupsd")
+        ),
+        *(("darwin", name) for name in ("launchd", "mDNSResponder", "rapportd", "ControlCenter")),
+        *(("win32", name) for name in ("System", "Registry", "svchost.exe", "services.exe")),
+        *(("win32", name) for name in ("wslrelay.exe", "wslhost.exe")),
+        *((platform, "sshd") for platform in ("linux", "darwin", "win32")),
+    ],
+)
+def test_parts_of_the_operating_system(platform: str, name: str) -> None:
+    assert names.is_operating_system(process(9, name, name=name), platform)
+    assert names.is_operating_system(process(9, name=name, argv=()), platform)
+
+
+@pytest.mark.parametrize(
+    ("platform", "name", "command"),
+    [
+        # The same names on another system.
+        ("linux", "registry", "/bin/registry serve"),
+        ("linux", "services", "services"),
+        ("darwin", "svchost", "svchost"),
+        ("win32", "rapportd", "rapportd"),
+        ("freebsd14", "systemd", "systemd"),
+        # Scripts of those names.
+        ("win32", "python.exe", "python.exe services.py"),
+        ("win32", "node.exe", "node.exe system.js"),
+        ("linux", "init.py", "/usr/bin/python3 ./init.py"),
+        ("linux", "node", "node sshd.js"),
+    ],
+)
+def test_what_only_sounds_like_the_operating_system(platform: str, name: str, command: str) -> None:
+    assert not names.is_operating_system(process(9, command, name=name), platform)
+
+
+def test_sshd_by_its_title() -> None:
+    assert names.is_operating_system(titled(9, "sshd: me@pts/0", name="sshd"), "linux")
+
+
+@pytest.mark.parametrize(
+    "command", ["ssh -NL 8000:db:5432 host", "autossh x", "kubectl proxy", "oc"]
+)
+def test_forwarders(command: str) -> None:
+    assert names.is_forwarder(process(9, command))
+
+
+@pytest.mark.parametrize("command", ["sshd", "ssh-agent", "kubelet", "socat"])
+def test_no_forwarders(command: str) -> None:
+    assert not names.is_forwarder(process(9, command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "/usr/share/code/code --type=utility",
+        "'/Applications/Code.app/Contents/MacOS/Code Helper (Plugin)'",
+        "'Cursor Helper'",
+        "/home/me/.vscode-server/cli/servers/Stable-1/server/node server-main.js",
+        "/home/me/.cursor-server/bin/1/node x.js",
+        "/usr/lib/code-server/lib/node /usr/lib/code-server",
+        "node /usr/local/bin/code-server",
+        "remote-dev-server",
+    ],
+)
+def test_editor_helpers(command: str) -> None:
+    assert names.is_editor_helper(process(9, command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python code.py",
+        "/usr/bin/python3 ./code",  # by its #! line
+        "node cursor.js",
+        "codex",
+        "/home/me/code-server/venv/bin/python server.py",
+        "/home/me/code/shop/server",
+    ],
+)
+def test_no_editor_helpers(command: str) -> None:
+    assert not names.is_editor_helper(process(9, command, name="x"))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("user@1000.service", "app-org.kde.konsole@1.service", "cron.service", "crond.service"),
+        *("anacron.service", "atd.service", "ssh.service", "sshd.service", "sshd@3-a.service"),
+        *("actions.runner.me-shop.host.service", "gitlab-runner.service", "tmux.service"),
+        *("buildkite-agent@1.service", "jenkins-agent.service", "vsts.agent.me.pool.a.service"),
+        *("gnome-terminal-server.service", "getty@tty1.service", "serial-getty@ttyS0.service"),
+        *("emacs.service", "code-server@me.service", "dbus-:1.2-org.gnome.Terminal@0.service"),
+    ],
+)
+def test_units_that_hold_what_others_start(unit: str) -> None:
+    assert names.is_launcher_unit(unit)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("nginx.service", "postgresql@16-main.service", "docker.service", "user-sync.service"),
+        *(
+            "cronicle.service",
+            "jenkins.service",
+            "emacs-bridge.service",
+            "gitlab-workhorse.service",
+        ),
+        "run-u42.service",  # systemd-run: somebody wants it to be a service
+        "com.vix.cron",  # launchd: its label is of that process alone
+    ],
+)
+def test_units_of_their_own(unit: str) -> None:
+    assert not names.is_launcher_unit(unit)

@@ -1,0 +1,208 @@
+"""Run ids: what they say of where a process was born, and whether their run goes on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from build import process
+from portfree import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portfree.system.boundary import Process, System
+
+PID = os.getpid() + 1  # of a controller that is not ourselves
+
+
+@dataclass
+class Machine:
+    """As much of a `System` as the question takes: who has which pid, and in which namespace."""
+
+    processes: dict[int, Process] = field(default_factory=dict)
+    namespace: str = ""
+
+    def process(self, pid: int) -> Process | None:
+        return self.processes.get(pid)
+
+
+def machine(*processes: Process, namespace: str = "") -> System:
+    return cast("System", Machine({each.pid: each for each in processes}, namespace))
+
+
+CONTROLLER = process(PID, "pytest", start=34567)
+
+
+# What is in an id
+
+
+@pytest.mark.parametrize(
+    ("path", "elements"),
+    [("", ()), ("1.2.a", ("1.2.a",)), ("1.2.a/3.4.b", ("1.2.a", "3.4.b")), ("//", ("", "", ""))],
+)
+def test_an_id_is_a_path_of_elements(path: str, elements: tuple[str, ...]) -> None:
+    assert runs.elements(path) == elements
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "beyond"),
+    [
+        pytest.param("", "", "", id="no runs at all"),
+        pytest.param("", "R1", "", id="they were born in none"),
+        pytest.param("R1", "", "R1", id="we were born in none"),
+        pytest.param("R1/R2", "R1/R2", "", id="the same"),
+        pytest.param("R1", "R1/R2", "", id="in a run around ours"),
+        pytest.param("R1/R2", "R1", "R2", id="in a run inside of ours"),
+        pytest.param("R1/R3", "R1/R2", "R3", id="in one beside ours"),
+        pytest.param("R3/R4", "R1/R2", "R3/R4", id="in other ones"),
+        pytest.param("R3/R2", "R2", "R3", id="in ours, when another one was open around it"),
+        pytest.param("R11", "R1", "R11", id="one that only starts alike"),
+        pytest.param("R1", "R11", "R1", id="one that ours only starts like"),
+    ],
+)
+def test_only_runs_that_are_not_ours_tell_anything(theirs: str, ours: str, beyond: str) -> None:
+    assert "/".join(runs.beyond(runs.elements(theirs), runs.elements(ours))) == beyond
+
+
+# Does it go on? No only if that is certain.
+
+
+@pytest.mark.parametrize(
+    ("element", "found"),
+    [
+        pytest.param(f"{PID}.34567.9f3c", (), id="nobody has the pid"),
+        pytest.param(f"{PID}.34566.9f3c", (CONTROLLER,), id="somebody older has the pid"),
+        pytest.param(f"{PID}.34568.9f3c", (CONTROLLER,), id="somebody younger has the pid"),
+        pytest.param(f"{PID}.3456.9f3c", (CONTROLLER,), id="a start that only begins alike"),
+        pytest.param(f"{PID}.34567.9f3c", (replace(CONTROLLER, zombie=True),), id="a zombie"),
+        pytest.param(f"{PID}.t100000.9f3c", (replace(CONTROLLER, start=103.0),), id="seconds"),
+    ],
+)
+def test_a_run_has_ended_if_its_controller_certainly_has(
+    element: str, found: tuple[Process, ...]
+) -> None:
+    assert not runs.alive(element, machine(*found))
+
+
+@pytest.mark.parametrize(
+    ("element", "found"),
+    [
+        pytest.param(f"{PID}.34567.9f3c", (CONTROLLER,), id="same pid and same start"),
+        pytest.param(f"{PID}.t100000.9f3c", (replace(CONTROLLER, start=100.0),), id="in seconds"),
+        pytest.param(
+            f"{PID}.t100000.9f3c", (replace(CONTROLLER, start=101.5),), id="the clock was set"
+        ),
+        pytest.param(f"{PID}.t100000.9f3c", (CONTROLLER,), id="seconds and ticks"),
+        pytest.param(
+            f"{PID}.34567.9f3c", (replace(CONTROLLER, start=345.67),), id="ticks and seconds"
+        ),
+        pytest.param(f"{PID}.0.9f3c", (CONTROLLER,), id="a start that the run did not know"),
+        pytest.param(
+            f"{PID}.t9000.9f3c", (replace(CONTROLLER, start=0.0),), id="a start that is not told"
+        ),
+    ],
+)
+def test_a_run_goes_on_if_its_controller_lives_or_may_live(
+    element: str, found: tuple[Process, ...]
+) -> None:
+    assert runs.alive(element, machine(*found))
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        *("", "x", "1", "1.2", "1.2.", "1.2.g", "-1.2.a", "1.-2.a", "1.2.a.b", "1.2.a.3.4"),
+        *("1.2.a\n", " 1.2.a", "1 .2.a", "1.2.A", "٣.2.a", "1.2.5e-3", "PID.START.NONCE"),
+    ],
+)
+def test_what_cannot_be_read_may_go_on(element: str) -> None:
+    assert runs.alive(element, machine())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "namespace", "goes_on"),
+    [
+        pytest.param("", "", False, id="ours, the first"),
+        pytest.param(".4026", "4026", False, id="ours"),
+        pytest.param(".4026", "", True, id="inside of ours"),
+        pytest.param("", "4026", True, id="around ours"),
+        pytest.param(".4027", "4026", True, id="beside ours"),
+        pytest.param("", "?", True, id="ours cannot be told"),
+    ],
+)
+def test_in_another_pid_namespace_a_pid_says_nothing(
+    suffix: str, namespace: str, *, goes_on: bool
+) -> None:
+    # Nobody here has the pid.
+    assert runs.alive(f"{PID}.34567.9f3c{suffix}", machine(namespace=namespace)) is goes_on
+
+
+@pytest.fixture
+def open_here() -> Iterator[str]:
+    """The element of a run that this very process has open."""
+    element = f"{os.getpid()}.34567.9f3c"
+    runs.OPEN_HERE.add(element)
+    yield element
+    runs.OPEN_HERE.discard(element)
+
+
+def test_of_several_runs_in_one_process_each_ends_for_itself(open_here: str) -> None:
+    here = machine(process(os.getpid(), start=34567))
+    other = f"{os.getpid()}.34567.07ab"
+
+    assert runs.alive(open_here, here)
+    assert not runs.alive(other, here)
+    assert runs.ended_here(other)
+    assert not runs.ended_here(open_here)
+    assert not runs.ended_here(f"{PID}.34567.9f3c")
+
+
+# New ids
+
+
+@pytest.mark.parametrize("namespace", ["", "4026531999"])
+@pytest.mark.parametrize("start", [34567, 1704067200.25])
+def test_a_new_run_goes_on_until_it_is_closed(namespace: str, start: float) -> None:
+    system = machine(process(os.getpid(), start=start), namespace=namespace)
+    element = runs.new_element(system)
+
+    runs.OPEN_HERE.add(element)
+    try:
+        assert runs.alive(element, system)
+    finally:
+        runs.OPEN_HERE.discard(element)
+    assert not runs.alive(element, system)
+    assert runs.elements(f"{element}/{element}") == (element, element)
+
+
+def test_two_runs_of_one_process_differ() -> None:
+    system = machine(process(os.getpid()))
+
+    assert runs.new_element(system) != runs.new_element(system)
+
+
+def test_a_run_whose_start_could_not_be_told_may_go_on() -> None:
+    element = runs.new_element(machine())
+    seen_by_another = element.replace(str(os.getpid()), str(PID), 1)
+
+    assert runs.alive(seen_by_another, machine(CONTROLLER))
+
+
+@given(st.integers(1, 2**62), st.integers(1, 2**62))
+def test_the_start_is_compared_as_a_whole(told: int, found: int) -> None:
+    alive = runs.alive(f"{PID}.{told}.0", machine(process(PID, start=found)))
+
+    assert alive is (told == found)
+
+
+@given(st.text())
+def test_no_text_breaks_the_reading(path: str) -> None:
+    for element in runs.elements(path):
+        assert runs.alive(element, machine()) in (True, False)
+    assert runs.beyond(runs.elements(path), runs.elements(path)) == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,17 +9,18 @@ from collections.abc import Callable
 from portfree import settings
 from portfree.errors import PortsBusyError, PortSpecError
 from portfree.ports import parse_ports
-from portfree.report import OnBusy, Outcome, Report, Request, Scope
+from portfree.report import Leaks, OnBusy, Outcome, Report, Request, Scope
 from portfree.system.probe import bind
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
+    from portfree.config import Settings
     from portfree.system.boundary import System
     from portfree.verdict import Phase
 
 Notice = Callable[[str], None]
 
-# The kernel may need a moment to clear up behind SIGKILL: shorter graces than this one do not make a
+# The kernel may need a moment to clear up behind SIGKILL: shorter graces than this do not make a
 # call shorter.
 _LEAST_GRACE = 0.5
 
@@ -32,17 +32,24 @@ def free_ports(
     wait: float | None = None,
     on_busy: OnBusy | None = None,
     dry_run: bool = False,
+    leaks: Leaks | None = None,
 ) -> Report:
     """Free these ports now, and say who held them.
 
-    *ports*: ints, or texts such as ``"9000-9010, 8125/udp"``; without any, the ports and settings of
-    ``[tool.portfree]`` in the nearest pyproject.toml.
+    In a ``with`` statement it frees them again at the end, whatever happens in between; children
+    that are started meanwhile carry the run's id::
 
-    *scope*: whom it may stop. ``"orphans"`` (the default): servers that a run left behind, and those
-    in our project that nobody looks after. ``"mine"``: every server of ours that no live run uses.
-    ``"any"``: live runs and other users' servers too, as far as the kernel lets us.
+        with free_ports(8000):
+            session.run("pytest")
 
-    *grace*: seconds that a server gets to shut down (3.0). SIGTERM at 0, SIGINT at half, SIGKILL at
+    *ports*: ints, or texts such as ``"9000-9010, 8125/udp"``; without any, the ports and settings
+    of ``[tool.portfree]`` in the nearest pyproject.toml.
+
+    *scope*: whom it may stop. ``"orphans"`` (the default): servers that a run left behind, and
+    those in our project that nobody looks after. ``"mine"``: every server of ours that no live run
+    uses. ``"any"``: live runs and other users' servers too, as far as the kernel lets us.
+
+    *grace*: seconds that a server gets to shut down (3.0): SIGTERM at 0, SIGINT at half, SIGKILL at
     the end.
 
     *wait*: seconds to wait for a live run to give a port up (0.0).
@@ -52,14 +59,24 @@ def free_ports(
 
     *dry_run*: judge, and touch nothing.
 
-    Takes at most ``wait + 2 * grace`` seconds, all ports together (and no less than a second, for the
-    kernel to clear up, where the grace is shorter than half of that).
+    *leaks*: what the end of a ``with`` block does about listeners on other ports that the block has
+    left behind: ``"ignore"``, ``"warn"`` (the default), ``"stop"``, or ``"fail"``, which stops them
+    and raises.
+
+    Takes at most ``wait + 2 * grace`` seconds, all ports together (and no less than a second, for
+    the kernel to clear up, where the grace is shorter than half of that).
 
     Raises `PortSpecError` for a port that is none, `PortfreeError` for another bad value or a bad
     ``[tool.portfree]``, and `PortsBusyError` as *on_busy* says.
     """
     request = make_request(
-        ports, scope=scope, grace=grace, wait=wait, on_busy=on_busy, dry_run=dry_run
+        ports,
+        scope=scope,
+        grace=grace,
+        wait=wait,
+        on_busy=on_busy,
+        dry_run=dry_run,
+        leaks=leaks,
     )
     report = free(request, notice=tell)
     log_outcomes(report)
@@ -108,21 +125,24 @@ def free(
             verdicts = judge_all(seen.holders, context)
             targets = rounds.choose(system, seen, verdicts, context, ledger)
             ledger.leave(held, seen)
-            if request.dry_run:
-                break
-            if targets:
-                approve = rounds.approver(targets, context)
+            if targets and not request.dry_run:
                 stop(
                     system,
                     targets,
                     grace=request.grace,
                     deadline=deadline,
-                    approve=approve,
+                    approve=rounds.approver(targets, context),
                     notify=notify,
                 )
                 ledger.tried(targets)
-            elif not rounds.wait_for_live_run(system, seen, verdicts, patience, notify):
+                rounds.watch_for_return(system, targets, context, deadline)
+            elif rounds.unseen(held, seen):
+                continue  # somebody has come since the survey
+            elif request.dry_run or not rounds.wait_for_live_run(
+                system, seen, verdicts, patience, notify
+            ):
                 break
+    rounds.last_look(system, held, ledger)
     return ledger.report()
 
 
@@ -134,35 +154,52 @@ def make_request(
     wait: object = None,
     on_busy: object = None,
     dry_run: bool = False,
+    leaks: object = None,
 ) -> Request:
-    """Check what was asked for. Without ports, ``[tool.portfree]`` says them, and all that is None."""
-    if not ports:
-        # Loaded only now: explicit ports read no TOML.
-        from portfree import config
+    """Check what was asked for.
 
-        table = config.load(os.getcwd())
-        if table is None or not table.ports:
-            raise PortSpecError(
-                "no ports: give them, free_ports(8000), or list them in pyproject.toml: "
-                "[tool.portfree] ports = [8000]"
-            )
+    Without ports, ``[tool.portfree]`` gives them, and what else is None here. Explicit ports read
+    no TOML.
+    """
+    if ports:
+        parsed = parse_ports(*ports)
+    else:
+        table = _configured()
+        parsed = table.ports
         scope = table.scope if scope is None else scope
         grace = table.grace if grace is None else grace
         wait = table.wait if wait is None else wait
         on_busy = table.on_busy if on_busy is None else on_busy
+        leaks = table.leaks if leaks is None else leaks
     return Request(
-        parse_ports(*ports) if ports else table.ports,
+        parsed,
         settings.scope(settings.SCOPE if scope is None else scope),
         settings.seconds(settings.GRACE if grace is None else grace, "grace"),
         settings.seconds(settings.WAIT if wait is None else wait, "wait"),
         settings.on_busy(settings.ON_BUSY if on_busy is None else on_busy),
         dry_run,
+        settings.leaks(settings.LEAKS if leaks is None else leaks),
     )
+
+
+def _configured() -> Settings:
+    from portfree import config
+
+    table = config.load(".")
+    if table is None or not table.ports:
+        raise PortSpecError(
+            "no ports: give them, free_ports(8000), or list them in pyproject.toml: "
+            "[tool.portfree] ports = [8000]"
+        )
+    return table
 
 
 def tell(line: str) -> None:
     """Say something on stderr, while it happens."""
-    print(f"portfree: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    from contextlib import suppress
+
+    with suppress(OSError, ValueError):  # nobody reads there any more, and there is work to do
+        print(f"portfree: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def raise_if_busy(report: Report) -> None:
@@ -175,7 +212,7 @@ def raise_if_busy(report: Report) -> None:
 
 def log_outcomes(report: Report) -> None:
     """Log what was done, and nothing if nothing was: nox shows records of every library."""
-    told = [outcome for outcome in report.outcomes if outcome.status != "free" or outcome.notes]
+    told = [outcome for outcome in report.outcomes if outcome.status != "free"]
     if not told:
         return
     import logging

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from portfree.holder import named
 from portfree.ports import Port
 from portfree.report import Note, Status
-from portfree.system.boundary import Socket, System
+from portfree.system.boundary import Bind, Owners, Socket, System
 
 # Other programs probe ports too, and each of their probes refuses ours for some microseconds. So
 # often we try again, a few milliseconds apart, before we believe that somebody unseen has the port.
@@ -24,29 +24,67 @@ class Finding:
     notes: tuple[Note, ...] = ()
 
 
-def unheld(system: System, port: Port) -> Finding | None:
-    """The state of a port that no holder was seen on; None if one has come meanwhile."""
-    answer = system.bind(port)
-    for _ in range(_TRIES):
-        if answer != "in-use":
-            break
-        sockets = system.sockets([port], connections=True)
-        if any(socket.holds for socket in sockets):
-            return None
-        if sockets:
-            return _with_connections(system, port, sockets)
-        system.wait((), _PAUSE)
-        answer = system.bind(port)
-    match answer:
-        case "free":
-            return Finding("free")
-        case "denied":
-            return _denied(system, port)
-        case "unavailable":
-            text = f"{port} could not be tried: the system refused to open a socket"
-            return _busy(Note("untested", text, "close files or sockets, then try again"))
-        case _:
-            return _busy(_invisible(system, port, None))
+def unheld(system: System, ports: Collection[Port]) -> dict[Port, Finding]:
+    """The states of ports that no holder was seen on, all asked at once: a thousand of them must
+    not take longer than one.
+
+    Without those that somebody has taken meanwhile, that is, whose socket was seen twice.
+    """
+    findings: dict[Port, Finding] = {}
+    pending = list(ports)
+    before: set[Hashable] = set()
+    using: dict[Port, list[Socket]] = {}
+    for attempt in range(_TRIES + 1):
+        if attempt:
+            system.wait((), _PAUSE)
+        answers = {port: system.bind(port) for port in pending}
+        findings |= {
+            p: _answered(system, p, said) for p, said in answers.items() if said != "in-use"
+        }
+        pending = [port for port, said in answers.items() if said == "in-use"]
+        if not pending:
+            return findings
+        using = _using(system, pending)
+        holding = {port: {s.id for s in found if s.holds} for port, found in using.items()}
+        usable = [
+            port
+            for port, ids in holding.items()
+            if not ids and system.bind(port, reuse=True) == "free"
+        ]
+        findings |= _with_connections(system, {p: using[p] for p in usable}, usable=True)
+        taken = [port for port, ids in holding.items() if before & ids]
+        before |= {id_ for ids in holding.values() for id_ in ids}
+        pending = [port for port in pending if port not in usable and port not in taken]
+    findings |= {port: _busy(_invisible(system, port, None)) for port in pending}
+    calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
+    return findings | _with_connections(system, calm, usable=False)
+
+
+def _using(system: System, ports: Collection[Port]) -> dict[Port, list[Socket]]:
+    """The sockets that have these numbers at their own end, connections included."""
+    using: dict[Port, list[Socket]] = {}
+    try:
+        for socket in system.sockets(ports, connections=True):
+            using.setdefault(socket.port, []).append(socket)
+    except OSError:
+        return {}  # what cannot be listed is invisible
+    return using
+
+
+def _answered(system: System, port: Port, answer: Bind) -> Finding:
+    """What a bind has said about a port, if it is not that it is in use."""
+    if answer == "free":
+        return Finding("free")
+    if answer == "denied":
+        return _denied(system, port)
+    text = f"{port} could not be tried: the system refused to open a socket"
+    return _busy(Note("untested", text, "close files or sockets, then try again"))
+
+
+def unsteady(system: System, port: Port) -> Note:
+    """A note on a port that was never free, nor held by anybody for long enough to be seen."""
+    text = f"somebody takes {port} again and again, for moments only"
+    return Note("unsteady", text, f"see who: {_lister(system, port)}")
 
 
 def unowned(system: System, port: Port, sockets: Collection[Socket]) -> Note:
@@ -54,8 +92,20 @@ def unowned(system: System, port: Port, sockets: Collection[Socket]) -> Note:
     return _invisible(system, port, next((s.uid for s in sockets if s.uid is not None), None))
 
 
-def _with_connections(system: System, port: Port, sockets: list[Socket]) -> Finding:
-    usable = system.bind(port, reuse=True) == "free"
+def _with_connections(
+    system: System, using: Mapping[Port, Sequence[Socket]], *, usable: bool
+) -> dict[Port, Finding]:
+    """The states of ports that are used by connections alone."""
+    live = {s.id for sockets in using.values() for s in sockets if s.state != "fading"} - {None}
+    owners = system.owners(live) if live else Owners({})  # one look at all processes
+    return {
+        port: _connected(system, sockets, owners, usable=usable) for port, sockets in using.items()
+    }
+
+
+def _connected(
+    system: System, sockets: Sequence[Socket], owners: Owners, *, usable: bool
+) -> Finding:
     status: Status = "free" if usable else "busy"
     can = "a server that sets SO_REUSEADDR, as most do, can start now"
     live = [socket for socket in sockets if socket.state != "fading"]
@@ -67,7 +117,7 @@ def _with_connections(system: System, port: Port, sockets: list[Socket]) -> Find
         return Finding(
             status, (Note("fading", text, "wait that long, or give the tests another port"),)
         )
-    whose = _whose(system, live[0])
+    whose = _whose(system, live, owners)
     if usable:
         left_over = _count(len(live), "connection")
         text = f"{whose} does not listen any more and has {left_over} left; {can}"
@@ -85,9 +135,9 @@ def _busy(note: Note) -> Finding:
     return Finding("busy", (note,))
 
 
-def _whose(system: System, socket: Socket) -> str:
-    if socket.id is not None:
-        for pid in sorted(system.owners([socket.id]).pids.get(socket.id, ())):
+def _whose(system: System, live: Sequence[Socket], owners: Owners) -> str:
+    for socket in live:
+        for pid in sorted(owners.pids.get(socket.id, ())):
             if process := system.process(pid):
                 return named(process)
     return "a process that cannot be seen"
@@ -106,20 +156,28 @@ def _denied(system: System, port: Port) -> Finding:
 
 
 def _invisible(system: System, port: Port, uid: int | None) -> Note:
-    seen = (
-        f"ss -Htanp 'sport = :{port.number}'"
-        if system.name == "linux"
-        else f"lsof -nP -i:{port.number}"
-    )
+    seen = _lister(system, port)
     if uid is None:
         text = f"the system refuses {port} and shows nobody who holds it"
         return Note("invisible", text, f"look as root: sudo {seen}; or give the tests another port")
     text = f"a process of {system.user(uid)} (uid {uid}) holds {port}, and cannot be seen from here"
     missing = "" if system.privileged else "CAP_SYS_PTRACE is missing: "
-    instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {port.number}"
+    instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {_argument(port)}"
     if system.privileged:
         instead = f"it may live in another container or sandbox: {seen}"
     return Note("invisible", text, instead)
+
+
+def _argument(port: Port) -> str:
+    return str(port.number) if port.protocol == "tcp" else str(port)
+
+
+def _lister(system: System, port: Port) -> str:
+    """The command that lists the sockets on a port."""
+    if system.name == "linux":
+        kind = "-Htanp" if port.protocol == "tcp" else "-Huanp"
+        return f"ss {kind} 'sport = :{port.number}'"
+    return f"lsof -nP -i{port.protocol}:{port.number}"
 
 
 def _count(number: int, what: str) -> str:

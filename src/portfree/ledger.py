@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from portfree import explain, text
-from portfree.holder import Holder, launcher, roots
+from portfree.holder import Holder, launcher, named, roots
 from portfree.ports import Port
 from portfree.report import HolderReport, Note, Outcome, Report, Request, Status, Verdict
 from portfree.stop import Target, what_became
@@ -23,6 +23,9 @@ class _Page:
     holders: dict[_Identity, HolderReport] = field(default_factory=dict)
     stopped: list[Holder] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    """What there is to say about its state now."""
+    done: list[Note] = field(default_factory=list)
+    """What was done about it besides stopping its holders."""
     status: Status = "busy"
     rounds: int = 0
     settled_at: float | None = None
@@ -53,9 +56,14 @@ class Ledger:
     def settle(self, port: Port, status: Status, notes: Iterable[Note] = ()) -> None:
         """A port is free, or will stay busy whatever we do."""
         page = self._page(port)
-        page.status = "freed" if status == "free" and page.rounds else status
+        page.status = "freed" if status == "free" and page.holders else status
         page.settled_at = self._system.now()
-        self.note(port, *notes)
+        page.notes = list(notes)
+
+    def reopen(self, ports: Iterable[Port]) -> None:
+        """These ports are held: what was said about them in an earlier round is over."""
+        for port in ports:
+            self._page(port).notes.clear()
 
     def judged(self, holders: Sequence[Holder], verdicts: Mapping[int, Verdict]) -> None:
         """Who holds what, and the verdicts."""
@@ -71,15 +79,23 @@ class Ledger:
 
     def tried(self, targets: Sequence[Target]) -> None:
         """What became of those that were to be stopped."""
+        tried = set()
         for target in targets:
             ended = what_became(target, polite=self._system.polite)
             for port in target.holder.ports:
                 page = self._page(port)
                 page.stopped.append(target.holder)
-                page.holders[_identity(target.holder)] = page.holders[
-                    _identity(target.holder)
-                ]._replace(ended=ended, seconds=target.ended_after)
-        for port in {port for target in targets for port in target.holder.ports}:
+                entry = page.holders.get(_identity(target.holder))
+                if entry is None and target.why is not None:  # started after all were judged
+                    entry = holder_report(target.holder, port, target.why, root=False)
+                if entry is not None:
+                    page.holders[_identity(target.holder)] = entry._replace(
+                        ended=ended, seconds=target.ended_after
+                    )
+                tried.add(port)
+            for port in target.restarts:
+                self._page(port).done.append(_on_supervisor(target, ended))
+        for port in tried:
             self._page(port).rounds += 1
 
     def leave(self, held: Iterable[Port], seen: Survey) -> None:
@@ -89,8 +105,10 @@ class Ledger:
             if unowned:
                 self.note(port, explain.unowned(self._system, port, unowned))
             page = self._page(port)
-            page.would_be_free = not unowned and all(
-                entry.verdict.action == "stop" for entry in page.holders.values()
+            page.would_be_free = (
+                bool(page.holders)
+                and not unowned
+                and all(entry.verdict.action == "stop" for entry in page.holders.values())
             )
 
     def report(self) -> Report:
@@ -106,14 +124,23 @@ class Ledger:
         if page is None:
             return Outcome(port, "free")
         would_do = self._request.dry_run and page.would_be_free
+        notes = [*page.done, *page.notes]
+        if page.status == "busy" and not page.holders and not notes:
+            notes.append(explain.unsteady(self._system, port))
         return Outcome(
             port=port,
             status=page.status,
             ok=page.status != "busy" or would_do,
             holders=tuple(page.holders.values()),
-            notes=tuple(page.notes),
+            notes=tuple(notes),
             seconds=(now if page.settled_at is None else page.settled_at) - self._started,
         )
+
+
+def _on_supervisor(target: Target, ended: str) -> Note:
+    why = f", {target.why.reason}" if target.why else ""
+    text = f"started again by {named(target.holder.process)}{why}: {ended or 'left alone'}"
+    return Note("restarted", text)
 
 
 def _identity(holder: Holder) -> _Identity:

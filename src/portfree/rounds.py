@@ -1,44 +1,55 @@
 """One round of `free_ports`: what is settled, who is to be stopped, and whom to wait for.
 
-A port that was freed may be taken again: then it is judged again, `ROUNDS` times at most, and whoever
-started the server again is looked at too.
+A port that was freed may be taken again: then it is judged again, `ROUNDS` times at most, and
+whoever started the server again is looked at too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from portfree import explain
-from portfree.holder import Holder, named, roots, same
+from portfree.holder import Holder, named, roots, same, supervisors
 from portfree.ledger import Ledger
 from portfree.ports import Port
 from portfree.report import Note, Verdict
 from portfree.stop import Target
 from portfree.survey import Survey
-from portfree.system.boundary import System
-from portfree.verdict import Context, judge_all, judge_supervisor, veto
+from portfree.system.boundary import Pin, Process, System
+from portfree.verdict import Context, Supervisor, judge_supervisor, veto
 
 ROUNDS = 2
 
-# A live run may give the port up, and it may also be killed and leave its server behind: so often it
-# is judged anew, and so often the port is tried in between.
+# A live run may give the port up, and it may also be killed and leave its server behind: so often
+# it is judged anew, and so often the port is tried in between.
 _JUDGE_EVERY = 1.0
 _TRY_EVERY = 0.05
+
+# How long a supervisor may take to start a server again: a new interpreter needs most of it.
+_RETURNS_WITHIN = 0.5
 
 
 def settle(system: System, held: Sequence[Port], seen: Survey, ledger: Ledger) -> list[Port]:
     """Settle the ports that no socket holds (any more), and return those that are held."""
-    still_held = []
-    for port in held:
-        if any(socket.port == port for socket in seen.sockets):
-            still_held.append(port)
-            continue
-        finding = explain.unheld(system, port)
-        if finding is None:
-            still_held.append(port)  # somebody has just taken it
-        else:
-            ledger.settle(port, finding.status, finding.notes)
+    findings = explain.unheld(system, unseen(held, seen))
+    for port, finding in findings.items():
+        ledger.settle(port, finding.status, finding.notes)
+    still_held = [port for port in held if port not in findings]
+    ledger.reopen(still_held)
     return still_held
+
+
+def unseen(held: Sequence[Port], seen: Survey) -> list[Port]:
+    """The ports that no socket was seen on: if they are held, somebody has just come."""
+    on_ports = {socket.port for socket in seen.sockets}
+    return [port for port in held if port not in on_ports]
+
+
+def last_look(system: System, held: Iterable[Port], ledger: Ledger) -> None:
+    """Settle what has become free since the last survey."""
+    for port in held:
+        if system.bind(port) == "free":
+            ledger.settle(port, "free")
 
 
 def choose(
@@ -53,52 +64,86 @@ def choose(
     A server that was stopped in the first round and is there again was started by somebody: by
     whom, that decides now.
     """
-    supervisors: dict[int, Target] = {}
+
+    def due(holder: Holder) -> bool:
+        return all(ledger.rounds(port) < ROUNDS for port in holder.ports)
+
+    targets: list[Target] = []
     notes: dict[Port, Note] = {}
     for holder in roots(seen.holders):
         earlier = [old for port in holder.ports for old in ledger.stopped(port)]
-        found = judge_supervisor(holder, earlier, context)
-        if found is None or verdicts[holder.pid].action == "keep":
+        # Who is still there has not been started again.
+        if verdicts[holder.pid].action == "keep" or any(
+            same(holder.process, old.process) for old in earlier
+        ):
             continue
-        above = found.holder
-        pin = None if found.verdict.action == "keep" else system.pin(above.process)
+        if not due(holder):
+            again = Note(
+                "restarted",
+                f"taken again, {ROUNDS} times: somebody starts servers there",
+                "stop whoever does, or give the tests another port",
+            )
+            notes |= dict.fromkeys(holder.ports, again)
+            continue
+        found = judge_supervisor(holder, earlier, context)
+        if found is None:
+            continue
+        known = next((t for t in targets if same(t.holder.process, found.holder.process)), None)
+        if known is not None:
+            known.restarts |= holder.ports
+            continue
+        verdict, pin = _pin_supervisor(system, found)
         if pin is not None:
             seen.pins.append(pin)
-            supervisors[above.pid] = Target(above, pin, must_end=True)
-        else:
+            targets.append(Target(found.holder, pin, verdict, restarts=holder.ports))
+        elif verdict.action == "keep":
             # Stopped once more, the server would be there once more.
             ids = {socket.id for socket in holder.sockets}
             for other in seen.holders:
                 if ids & {socket.id for socket in other.sockets}:
-                    verdicts[other.pid] = found.verdict
-            again = Note("restarted", f"started again by {named(above.process)}", "stop that")
-            notes |= dict.fromkeys(holder.ports, again)
+                    verdicts[other.pid] = verdict
+            name = named(found.holder.process)
+            notes |= dict.fromkeys(
+                holder.ports, Note("restarted", f"started again by {name}", "stop that")
+            )
     ledger.judged(seen.holders, verdicts)
     for port, note in notes.items():
         ledger.note(port, note)
 
     top = {holder.pid for holder in roots(seen.holders)}
-    targets = list(supervisors.values())
     for holder in seen.holders:
-        pin = seen.pin(holder)
-        due = all(ledger.rounds(port) < ROUNDS for port in holder.ports)
-        if pin is not None and due and verdicts[holder.pid].action == "stop":
-            targets.append(Target(holder, pin, root=holder.pid in top))
+        pin, verdict = seen.pin(holder), verdicts[holder.pid]
+        if pin is not None and due(holder) and verdict.action == "stop":
+            targets.append(Target(holder, pin, verdict, root=holder.pid in top))
     return targets
+
+
+def _pin_supervisor(system: System, found: Supervisor) -> tuple[Verdict, Pin | None]:
+    """The verdict on a supervisor, and its pin if it may be stopped and has not ended."""
+    verdict, process = found.verdict, found.holder.process
+    if verdict.action == "keep":
+        return verdict, None
+    try:
+        return verdict, system.pin(process)
+    except OSError:
+        reason = f"started again by {named(process)}, which could not be pinned"
+        return Verdict("keep", "unknown", reason, f"stop that: {named(process)}"), None
 
 
 def approver(targets: Sequence[Target], context: Context) -> Callable[[Survey], list[Holder]]:
     """Says who of a later survey may be signalled too: who is, or descends from, a target that was
-    judged; who can be stopped on his own account; and nobody who shares a socket with anybody else."""
+    judged, and shares no socket with anybody else.
+
+    Somebody else who has come meanwhile is for the next round to judge, be it that he holds the
+    same socket: then it is also seen who has started him.
+    """
+    chosen = list(targets)  # stop() adds to them
+
+    def may(holder: Holder) -> bool:
+        belongs = any(_belongs(holder, target.holder) for target in chosen)
+        return belongs and veto(holder, context) is None
 
     def approve(fresh: Survey) -> list[Holder]:
-        verdicts = judge_all(fresh.holders, context)
-
-        def may(holder: Holder) -> bool:
-            if any(_belongs(holder, target.holder) for target in targets):
-                return holder.pinned and veto(holder, context) is None
-            return verdicts[holder.pid].action == "stop"
-
         others = {s.id for holder in fresh.holders if not may(holder) for s in holder.sockets}
         return [
             holder
@@ -113,6 +158,51 @@ def _belongs(holder: Holder, target: Holder) -> bool:
     return same(holder.process, target.process) or holder.descends_from(target.process)
 
 
+def watch_for_return(
+    system: System, targets: Sequence[Target], context: Context, deadline: float
+) -> None:
+    """After a stop, give those who may start a server again the time to do so.
+
+    A supervisor needs some 20 ms and more to notice and to start a process; a port that is free
+    until then is not free for the tests. Ends early when they have ended too, as wrappers do, or
+    when the port is taken: then the next round judges it.
+    """
+    until = min(system.now() + _RETURNS_WITHIN, deadline)
+    ports = {port for target in targets for port in target.holder.ports}
+    parents = {
+        process.pid: process
+        for target in targets
+        if target.root and not target.restarts and target.ended_after is not None
+        for process in supervisors(target.holder)
+        if not context.is_ours(process)
+    }
+    pins = [pin for process in parents.values() if (pin := _pin(system, process))]
+    try:
+        # Listed rather than probed: a probe could get in the way of the server that comes back.
+        while (now := system.now()) < until and not _taken(system, ports):
+            alive = [pin for pin in pins if pin.alive()]
+            if not alive:
+                break
+            system.wait(alive, min(_TRY_EVERY, until - now))
+    finally:
+        for pin in pins:
+            pin.close()
+
+
+def _taken(system: System, ports: Collection[Port]) -> bool:
+    try:
+        return bool(system.sockets(ports))
+    except OSError:
+        return True  # it cannot be seen: the next round tries
+
+
+def _pin(system: System, process: Process) -> Pin | None:
+    try:
+        return system.pin(process)
+    except OSError:
+        return None
+
+
 def wait_for_live_run(
     system: System,
     seen: Survey,
@@ -121,7 +211,8 @@ def wait_for_live_run(
     notify: Callable[[str], None],
 ) -> bool:
     """Wait for a live run to give up a port, until the time *until*; False if there is none, or the
-    time is over."""
+    time is over.
+    """
     busy = [h for h in seen.holders if verdicts[h.pid].rule == "live-run"]
     pins = [pin for holder in busy if (pin := seen.pin(holder))]
     started = system.now()

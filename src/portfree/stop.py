@@ -7,10 +7,12 @@ signalled, and what they started follows them: workers that are signalled first 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from portfree.holder import Holder, named, roots, same
 from portfree.ports import Port
+from portfree.report import Verdict
 from portfree.survey import Survey, survey
 from portfree.system.boundary import Pin, Signal, System
 
@@ -30,18 +32,23 @@ class Target:
 
     holder: Holder
     pin: Pin
+    why: Verdict | None = None
+    """The verdict that lets us stop it."""
     root: bool = True
-    must_end: bool = False
-    """For a supervisor, which holds no socket: it is done with when it has ended."""
+    restarts: frozenset[Port] = frozenset()
+    """For a supervisor, which holds no socket: the ports on which it starts servers again. It is
+    done with when it has ended."""
     sent: list[Signal] = field(default_factory=list)
     refused: str = ""
     ended_after: float | None = None
     """Seconds from the first signal until it was seen to have ended, or let go."""
+    lives: bool = True
+    """Whether it was still alive when we were done."""
 
 
 def stop(
     system: System,
-    targets: Collection[Target],
+    targets: list[Target],
     *,
     grace: float,
     deadline: float,
@@ -53,75 +60,93 @@ def stop(
     The root holders get SIGTERM at once, SIGINT after half the *grace* (some servers wait for their
     clients on the one and end at the other), and whoever is left gets SIGKILL at its end. *approve*
     says who of a fresh survey may be signalled: workers may have been started since, and somebody
-    else may have the port by now. What was done is left in the targets.
+    else may have the port by now. What was done is left in the targets, to which such workers are
+    added.
     """
     ids = {socket.id for target in targets for socket in target.holder.sockets}
     ports = {socket.port for target in targets for socket in target.holder.sockets}
     started = system.now()
     kill_at = min(started + grace, deadline - _SETTLE)
+    if grace and kill_at <= started:
+        return  # what cannot be ended properly any more is not begun
     due: list[tuple[float, Signal]] = [
         (started, "TERM"),
-        (started + grace / 2, "INT"),
+        (started + (kill_at - started) / 2, "INT"),
         (kill_at, "KILL"),
     ]
     if grace == 0 or not system.polite:
         due = [(started, "KILL")]
     roots_alive = sum(target.root for target in targets)
 
-    _signal(system, targets, due[0][1], ids)
-    last = due.pop(0)[1]
-    while True:
-        now = system.now()
-        for target in targets:
-            if target.ended_after is None and not target.pin.alive():
-                target.ended_after = now - started
-        left = ids & {socket.id for socket in system.sockets(ports)}
-        waiting = [target for target in targets if target.pin.alive()]
-        if not left and not any(target.must_end for target in waiting):
-            break
-        if now >= deadline:
-            break
-        next_due = bool(due) and now >= due[0][0]
-        if next_due:
-            last = due.pop(0)[1]
-        if next_due or sum(target.root for target in waiting) < roots_alive:
-            # A stage of the ladder, or a root has ended and left the socket to others.
-            roots_alive = sum(target.root for target in waiting)
-            if not _signal_again(system, targets, last, ports, ids, approve):
+    with ExitStack() as late:
+        _signal(system, targets, due[0][1], ids)
+        last = due.pop(0)[1]
+        while True:
+            now = system.now()
+            for target in targets:
+                if target.ended_after is None and not target.pin.alive():
+                    target.ended_after = now - started
+            left = _left(system, ports, ids)
+            waiting = [target for target in targets if target.pin.alive()]
+            if not left and not any(target.restarts for target in waiting):
                 break
-        if now - started > _PATIENCE:
-            notify(_waiting_for(waiting, ports, kill_at - now))
-        until = min([deadline, *(at for at, _ in due[:1])])
-        system.wait(
-            [target.pin for target in waiting], max(0.0, min(_LOOK_EVERY, until - system.now()))
-        )
-    _conclude(system, targets, started)
+            # On a slow machine a look may take longer than a stage; none ends before SIGKILL was sent.
+            if (now >= deadline and not due) or _all_refuse(waiting):
+                break
+            next_due = bool(due) and now >= due[0][0]
+            while due and now >= due[0][0]:
+                last = due.pop(0)[1]
+            if next_due or sum(target.root for target in waiting) < roots_alive:
+                # A stage of the ladder, or a root has ended and left the socket to others.
+                roots_alive = sum(target.root for target in waiting)
+                if not _signal_again(system, targets, last, ports, ids, approve, late):
+                    break
+            if now - started > _PATIENCE:
+                notify(_waiting_for(waiting, ports, kill_at - now))
+            until = min([deadline, *(at for at, _ in due[:1])])
+            system.wait(
+                [target.pin for target in waiting], max(0.0, min(_LOOK_EVERY, until - system.now()))
+            )
+        _conclude(system, targets, started, deadline)
+
+
+def _left(system: System, ports: Collection[Port], ids: set[Hashable]) -> set[Hashable]:
+    """Which of the sockets are still there."""
+    try:
+        return ids & {socket.id for socket in system.sockets(ports)}
+    except OSError:
+        return ids  # nobody was seen to let go
+
+
+def _all_refuse(waiting: Collection[Target]) -> bool:
+    """Whether the system has refused our signals to every root that is left."""
+    at_the_top = [target for target in waiting if target.root]
+    return bool(at_the_top) and all(target.refused for target in at_the_top)
 
 
 def _signal(system: System, targets: Iterable[Target], what: Signal, ids: set[Hashable]) -> None:
     for target in targets:
         if not (target.root or what == "KILL"):
             continue
-        if target.must_end or system.holds(target.holder.pid, ids):
+        if target.restarts or system.holds(target.holder.pid, ids):
             _send(target, what)
 
 
 def _signal_again(
     system: System,
-    targets: Collection[Target],
+    targets: list[Target],
     stage: Signal,
     ports: Collection[Port],
     ids: set[Hashable],
     approve: Callable[[Survey], Iterable[Holder]],
+    late: ExitStack,
 ) -> bool:
     """Look who holds the sockets now, and signal those; False if there is nobody that we may."""
     with survey(system, ports) as seen:
         holders = [holder for holder in approve(seen) if ids & {s.id for s in holder.sockets}]
         chosen = holders if stage == "KILL" else roots(holders)
         for holder in chosen:
-            known = _find(targets, holder)
-            pin = seen.pin(holder)
-            target = known or (Target(holder, pin) if pin else None)
+            target = _find(targets, holder) or _add(targets, holder, seen, late)
             if target is None or not system.holds(holder.pid, ids):
                 continue
             # A worker whose master has ended becomes a root, and has not been asked politely yet.
@@ -129,7 +154,7 @@ def _signal_again(
                 _send(target, "TERM")
             elif stage not in target.sent:
                 _send(target, stage)
-    supervisors = [target for target in targets if target.must_end and target.pin.alive()]
+    supervisors = [target for target in targets if target.restarts and target.pin.alive()]
     for target in supervisors:
         if stage not in target.sent:
             _send(target, stage)
@@ -143,7 +168,7 @@ def _send(target: Target, what: Signal) -> None:
             if what == "TERM":
                 # A stopped process (Ctrl-Z, SIGTTIN) gets no other signal before this one.
                 target.pin.send("CONT")
-    except PermissionError as error:
+    except OSError as error:  # PermissionError, or a sandbox that knows no such call
         target.refused = str(error)
 
 
@@ -151,37 +176,57 @@ def _find(targets: Iterable[Target], holder: Holder) -> Target | None:
     return next((t for t in targets if same(t.holder.process, holder.process)), None)
 
 
-def _conclude(system: System, targets: Collection[Target], started: float) -> None:
+def _add(targets: list[Target], holder: Holder, seen: Survey, late: ExitStack) -> Target | None:
+    """A target for a worker that was started since the others were chosen.
+
+    Its pin outlives the survey that made it: until all is done, we look whether it has ended.
+    """
+    pin = seen.pin(holder)
+    if pin is None:
+        return None
+    seen.pins.remove(pin)
+    late.callback(pin.close)
+    of = next((t.why for t in targets if holder.descends_from(t.holder.process)), None)
+    target = Target(holder, pin, of, root=False)
+    targets.append(target)
+    return target
+
+
+def _conclude(system: System, targets: Collection[Target], started: float, deadline: float) -> None:
     pending = [target for target in targets if target.ended_after is None]
-    if pending:
-        system.wait([target.pin for target in pending], _LINGER)
+    linger = min(_LINGER, deadline - system.now())
+    if pending and linger > 0:
+        system.wait([target.pin for target in pending], linger)
+    for target in targets:
+        target.lives = target.pin.alive()
     for target in pending:
         ids = {socket.id for socket in target.holder.sockets}
-        if not target.pin.alive() or not system.holds(target.holder.pid, ids):
+        let_go = ids and not system.holds(target.holder.pid, ids)
+        if not target.lives or let_go:
             target.ended_after = system.now() - started
 
 
 def what_became(target: Target, *, polite: bool) -> str:
     """What became of a target, in words; empty if nothing was done to it and it lives on."""
-    if target.refused:
+    if target.refused and target.lives:
         return f"the system refused the signal ({target.refused})"
-    if not polite and target.sent and not target.pin.alive():
+    if not polite and target.sent and not target.lives:
         return "terminated"
-    signals = " and ".join(f"SIG{name}" for name in target.sent)
-    alive = target.pin.alive()
+    after = " after " + " and ".join(f"SIG{name}" for name in target.sent) if target.sent else ""
     if target.ended_after is None:
-        return f"still holds the port after {signals}" if target.sent else ""
-    if alive:
-        return f"let go of the port after {signals}, still draining"
-    if target.sent:
-        return f"ended after {signals}"
+        goes_on = "goes on" if target.restarts else "still holds the port"
+        return f"{goes_on}{after}" if after else ""
+    if target.lives:
+        return f"let go of the port{after}, still draining"
+    if after:
+        return f"ended{after}"
     return "ended by itself" if target.root else "ended with the process that it belongs to"
 
 
-def _waiting_for(waiting: Iterable[Target], ports: Iterable[Port], left: float) -> str:
-    who = (
-        ", ".join(named(target.holder.process) for target in waiting if target.root) or "the kernel"
-    )
+def _waiting_for(waiting: Collection[Target], ports: Iterable[Port], left: float) -> str:
+    # Workers only if their master has ended before them.
+    heads = [target for target in waiting if target.root] or waiting
+    who = ", ".join(named(target.holder.process) for target in heads) or "the kernel"
     what = ", ".join(str(port) for port in sorted(ports))
     patience = f", {left:.1f} s more before it is killed" if left > 0 else ""
     return f"waiting for {who} to let go of {what}{patience}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -53,15 +54,31 @@ class Survey:
 
 
 def survey(system: System, ports: Collection[Port]) -> Survey:
-    """Everybody who holds one of the ports, and all sockets that do."""
+    """Everybody who holds one of the ports, and all sockets that do.
+
+    A socket that nobody is seen with may just be on its way from one process to another, or its
+    process to its end: then the second look counts.
+    """
+    seen = _look(system, ports)
+    if any(seen.unowned(port) for port in ports):
+        with seen:
+            pass
+        seen = _look(system, ports)
+    return seen
+
+
+def _look(system: System, ports: Collection[Port]) -> Survey:
     started = system.now()
-    seen = system.sockets(ports)
-    if not seen:
-        return Survey()
-    owners = system.owners({socket.id for socket in seen})
-    if (early := started + BELIEVED_AFTER - system.now()) > 0:
-        system.wait((), early)
-    still = {socket.id for socket in system.sockets(ports)}
+    try:
+        seen = system.sockets(ports)
+        if not seen:
+            return Survey()
+        owners = system.owners({socket.id for socket in seen})
+        if (early := started + BELIEVED_AFTER - system.now()) > 0:
+            system.wait((), early)
+        still = {socket.id for socket in system.sockets(ports)}
+    except OSError:
+        return Survey()  # the system tells nothing: what a bind says has to do
     believed = tuple(socket for socket in seen if socket.id in still)
 
     held: dict[int, set[Socket]] = {}
@@ -70,20 +87,23 @@ def survey(system: System, ports: Collection[Port]) -> Survey:
             held.setdefault(pid, set()).add(socket)
     reader = Reader(system)
     holders: list[Holder] = []
-    pins: list[Pin] = []
-    for pid, sockets in sorted(held.items()):
-        process = reader.process(pid)
-        if process is None or process.zombie:
-            continue  # it has ended meanwhile
-        try:
-            pin = system.pin(process)
-        except OSError:
-            holders.append(_holder(reader, process, sockets, pinned=False))
-            continue
-        if pin is not None:
-            pins.append(pin)
-            holders.append(_holder(reader, process, sockets, pinned=True))
-    return Survey(believed, tuple(holders), pins, owners.unreadable)
+    with ExitStack() as pins:  # closed at once if anything goes wrong before somebody has them
+        kept: list[Pin] = []
+        for pid, sockets in sorted(held.items()):
+            process = reader.process(pid)
+            if process is None or process.zombie:
+                continue  # it has ended meanwhile
+            try:
+                pin = system.pin(process)
+            except OSError:
+                holders.append(_holder(reader, process, sockets, pinned=False))
+                continue
+            if pin is not None:
+                pins.callback(pin.close)
+                kept.append(pin)
+                holders.append(_holder(reader, process, sockets, pinned=True))
+        pins.pop_all()
+    return Survey(believed, tuple(holders), kept, owners.unreadable)
 
 
 def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: bool) -> Holder:
@@ -128,7 +148,8 @@ class Reader:
         """
         ancestors: list[Process] = []
         child = process
-        while child.ppid:
+        # A pid that passes to another process while we look can close a circle.
+        while child.ppid and child.ppid not in {process.pid, *(p.pid for p in ancestors)}:
             parent = self.process(child.ppid)
             if parent is None or (parent.pid != 1 and parent.start > child.start):
                 # The parent has ended, or its pid is another's by now: who has adopted the child?
@@ -184,9 +205,14 @@ def context_for(
         ending=ending,
         jobs={name: inherited(name) for name in CI_JOB_IDS if inherited(name)},
         unit=me.unit,
-        neighbours=_neighbours(reader, chain) if any(h.process.marks for h in holders) else (),
+        neighbours=_neighbours(reader, chain) if any(map(_is_marked, holders)) else (),
         main_service=_main_service(reader, chain) if holders else frozenset(),
     )
+
+
+def _is_marked(holder: Holder) -> bool:
+    """Whether it or an ancestor, whose marks count where its own were wiped, may bear a mark."""
+    return any(process.marks or not process.complete for process in holder.upward())
 
 
 def project_of(folder: str | None) -> str | None:
@@ -196,11 +222,12 @@ def project_of(folder: str | None) -> str | None:
     """
     if folder is None:
         return None
-    home = _home()
+    homes = {_home(), *_homes_of_users()}
     for place in (Path(folder), *Path(folder).parents):
-        if place == home or place == Path(place.anchor):
+        if place in homes or place == Path(place.anchor):
             return None
-        if (place / "pyproject.toml").exists() or (place / ".git").exists():
+        # os.path rather than Path: it takes a folder that we may not look into for one without.
+        if os.path.exists(place / "pyproject.toml") or os.path.exists(place / ".git"):  # noqa: PTH110
             return str(place)
     return None
 
@@ -210,6 +237,19 @@ def _home() -> Path:
         return Path.home().resolve()
     except RuntimeError:  # no HOME, and no such user
         return Path("/")
+
+
+def _homes_of_users() -> Iterator[Path]:
+    """The home directories of our user, and of who called sudo: HOME may name another one."""
+    try:
+        import pwd
+    except ImportError:  # Windows, where HOME does not count either
+        return
+    for uid in {os.getuid(), *_sudo_uid()}:
+        try:
+            yield Path(pwd.getpwuid(uid).pw_dir).resolve()
+        except (KeyError, RuntimeError):  # no such user, or a circle of links
+            continue
 
 
 def _cwd() -> str | None:
@@ -222,10 +262,13 @@ def _cwd() -> str | None:
 def _owners(system: System, me: Process) -> frozenset[int | str]:
     owners = set() if me.owner is None else {me.owner}
     # Only root may claim to act for somebody else, and then that somebody is who called sudo.
+    return frozenset({*owners, *_sudo_uid()} if system.privileged else owners)
+
+
+def _sudo_uid() -> set[int]:
+    """The user who called sudo, if we were called that way."""
     caller = os.environ.get("SUDO_UID", "")
-    if system.privileged and caller.isascii() and caller.isdigit():
-        owners.add(int(caller))
-    return frozenset(owners)
+    return {int(caller)} if caller.isascii() and caller.isdigit() else set()
 
 
 def _neighbours(reader: Reader, ours: Collection[Process]) -> tuple[Neighbour, ...]:
@@ -251,14 +294,13 @@ def _main_service(reader: Reader, ours: tuple[Process, ...]) -> frozenset[int]:
     if top.pid == 1 or top.ppid != 0:
         return frozenset()
     first = reader.process(1)
-    if first is None:
-        return frozenset()
     children = [process for process in _everybody(reader) if process.ppid == 1]
-    if names.is_listed_reaper(first):
+    # If the first process is hidden from us, every child of it may be the one.
+    if first is not None and names.is_listed_reaper(first):
         children = sorted(children, key=lambda process: process.start)[:1]
-    else:
+    elif first is not None:
         children = [process for process in children if process.session == first.session]
-    return frozenset({1, *(process.pid for process in children)})
+    return frozenset(process.pid for process in children)
 
 
 def _everybody(reader: Reader) -> Iterable[Process]:

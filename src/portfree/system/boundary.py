@@ -174,7 +174,8 @@ class System(Protocol):
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         """The sockets that hold one of *ports*; with *connections*, also those that merely have the
-        number at their own end."""
+        number at their own end.
+        """
 
     def listeners(self) -> list[Socket]:
         """Every listening TCP socket, whatever its port."""
@@ -202,7 +203,8 @@ class System(Protocol):
 
     def container_behind(self, process: Process, port: Port) -> str:
         """The container for which an engine's process has a port open, as the engine names it,
-        such as ``"shop-web-1 (image nginx, compose project shop)"``; empty if it cannot be asked."""
+        such as ``"shop-web-1 (image nginx, compose project shop)"``; empty if it cannot be asked.
+        """
 
     def now(self) -> float:
         """A monotonic clock, in seconds."""

@@ -7,11 +7,13 @@ has nothing to tell but the port. Docker and Podman know the rest, through the s
 from __future__ import annotations
 
 import subprocess
+import time
 
 from portfree.ports import Port
 from portfree.system.boundary import Process
 
-# An engine that is stuck must not hold up a test run; asked locally it answers in some 50 ms.
+# Engines that are stuck must not hold up a test run, however many ports they publish; asked
+# locally, one answers in some 50 ms.
 _PATIENCE = 1.0
 
 _COMPOSE = '{{.Label "com.docker.compose.project"}}'
@@ -19,13 +21,35 @@ _FORMAT = f"{{{{.Names}}}}\t{{{{.Image}}}}\t{_COMPOSE}"
 _OF_PODMAN = ("podman", "conmon", "rootlessport", "containers-root", "slirp4netns", "pasta")
 
 
+class Engines:
+    """Asks each question once, and all of them together for no more than a second."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, Port], str] = {}
+        self._left = _PATIENCE
+
+    def container_behind(self, process: Process, port: Port) -> str:
+        """The container's name, image and compose project; empty if no engine can tell."""
+        engine = "podman" if process.name.lower().startswith(_OF_PODMAN) else "docker"
+        if (engine, port) not in self._answers:
+            if self._left <= 0:
+                return ""
+            started = time.monotonic()
+            self._answers[engine, port] = _ask(engine, port, self._left)
+            self._left -= time.monotonic() - started
+        return self._answers[engine, port]
+
+
 def container_behind(process: Process, port: Port) -> str:
-    """The container's name, image and compose project; empty if no engine can tell."""
-    engine = "podman" if process.name.lower().startswith(_OF_PODMAN) else "docker"
+    """The same for a single question."""
+    return Engines().container_behind(process, port)
+
+
+def _ask(engine: str, port: Port, patience: float) -> str:
     command = [engine, "ps", "--filter", f"publish={port}", "--format", _FORMAT]
     try:
         answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience
         )
     except (OSError, subprocess.SubprocessError, UnicodeError):
         return ""

@@ -15,7 +15,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfree.ports import Port
-from portfree.system import engines, proc_net, sock_diag
+from portfree.system import proc_net, sock_diag
 from portfree.system.boundary import (
     CI_JOB_IDS,
     MARKS,
@@ -27,6 +27,7 @@ from portfree.system.boundary import (
     Signal,
     Socket,
 )
+from portfree.system.engines import Engines
 from portfree.system.probe import dual_stack_bind
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in linux/proc_ns.h
@@ -59,6 +60,7 @@ class LinuxSystem:
         self._proc = proc
         _, self._own_depth = self._identity("self")
         self._own_container = _container(_text(f"{proc}/self/cgroup"))
+        self._engines = Engines()
 
     @property
     def namespace(self) -> str:
@@ -94,7 +96,7 @@ class LinuxSystem:
                 for link in self._descriptors(pid):
                     if link in wanted:
                         pids.setdefault(wanted[link], set()).add(pid)
-            except PermissionError:
+            except OSError:
                 unreadable += 1
         return Owners({id_: frozenset(found) for id_, found in pids.items()}, unreadable)
 
@@ -102,45 +104,62 @@ class LinuxSystem:
         wanted = _links(ids)
         try:
             return any(link in wanted for link in self._descriptors(pid))
-        except PermissionError:
+        except OSError:
             return False
 
     def _descriptors(self, pid: int) -> Iterator[str]:
         """What the open descriptors of a process point to: ``socket:[4711]`` and the like."""
-        folder = f"{self._proc}/{pid}/fd"
+        folder = f"{self._proc}/{pid}"
         try:
-            numbers = os.listdir(folder)
+            numbers = os.listdir(f"{folder}/fd")
+        except _GONE:
+            return
+        except PermissionError:
+            # That of a dead main thread belongs to root, whoever the process belongs to.
+            if os.stat(folder).st_uid != os.geteuid() or self._living_thread(pid) is None:
+                raise
+            numbers = []
+        if not numbers and (thread := self._living_thread(pid)) is not None:
             # A main thread that has ended takes its view of the descriptors along, while the other
             # threads keep them open: then only /proc/PID/task/*/fd shows them.
-            if not numbers and os.stat(f"{self._proc}/{pid}/task").st_nlink > 3:
-                for thread in os.listdir(f"{self._proc}/{pid}/task"):
-                    yield from self._links_in(f"{self._proc}/{pid}/task/{thread}/fd")
-                return
-        except _GONE:
-            return
-        for number in numbers:
+            folder = thread
             try:
-                yield os.readlink(f"{folder}/{number}")
+                numbers = os.listdir(f"{folder}/fd")
             except _GONE:
-                continue
+                return
+        yield from _targets(f"{folder}/fd", numbers)
 
-    def _links_in(self, folder: str) -> Iterator[str]:
+    def _living_thread(self, pid: int) -> str | None:
+        """The folder of a thread that outlives its main thread; None if there is none such."""
+        folder = f"{self._proc}/{pid}/task"
         try:
-            for number in os.listdir(folder):
-                yield os.readlink(f"{folder}/{number}")
-        except _GONE:
-            return
+            if os.stat(folder).st_nlink <= 3:  # two that every folder has, and the main thread's
+                return None
+            threads = os.listdir(folder)
+        except OSError:
+            return None
+        for thread in threads:
+            stat = _read_stat(f"{folder}/{thread}/stat")
+            if stat is not None and not stat.ended:
+                return f"{folder}/{thread}"
+        return None
 
     # Processes
 
     def pids(self) -> Iterable[int]:
-        return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        try:
+            return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        except OSError:
+            return []
 
     def process(self, pid: int) -> Process | None:
         stat = self._stat(pid)
         if stat is None:
             return None
         folder = f"{self._proc}/{pid}"
+        if stat.ended and not stat.zombie:
+            # A main thread that has ended takes these along as well.
+            folder = self._living_thread(pid) or folder
         owner, depth = self._identity(pid)
         argv = _bytes(f"{folder}/cmdline")
         environment = _bytes(f"{folder}/environ")
@@ -167,6 +186,10 @@ class LinuxSystem:
         )
 
     def pin(self, process: Process) -> Pin | None:
+        if _link(f"{self._proc}/self") != str(os.getpid()):
+            # unshare --pid without a /proc of its own: a pid means one process there, and another
+            # one to the kernel when we ask.
+            raise PermissionError(errno.EPERM, "/proc shows another pid namespace than ours")
         try:
             descriptor = os.pidfd_open(process.pid)
         except ProcessLookupError:
@@ -191,7 +214,7 @@ class LinuxSystem:
         return os.geteuid() == 0
 
     def container_behind(self, process: Process, port: Port) -> str:
-        return engines.container_behind(process, port)
+        return self._engines.container_behind(process, port)
 
     def user(self, owner: int | str | None) -> str:
         import pwd
@@ -217,28 +240,13 @@ class LinuxSystem:
             else:
                 blind = True
         # Without a pidfd there is nothing to wait for: look again soon.
-        poll.poll(min(timeout, 0.01 if blind else timeout) * 1000)
+        # A negative timeout would last for ever.
+        poll.poll(max(0.0, min(timeout, 0.01 if blind else timeout)) * 1000)
 
     # Reading /proc
 
     def _stat(self, pid: int) -> _Stat | None:
-        raw = _bytes(f"{self._proc}/{pid}/stat")
-        if not raw:
-            return None
-        # The name stands in brackets and may itself hold brackets and spaces.
-        name = raw[raw.index(b"(") + 1 : raw.rindex(b")")]
-        state, ppid, group, session, terminal, foreground, *rest = raw[
-            raw.rindex(b")") + 2 :
-        ].split()
-        return _Stat(
-            name=os.fsdecode(name),
-            zombie=state in (b"Z", b"X") and int(rest[11]) <= 1,  # field 20: num_threads
-            ppid=int(ppid),
-            session=int(session),
-            terminal=int(terminal),
-            foreground=int(terminal) != 0 and group == foreground,
-            start=int(rest[13]),  # field 22: starttime
-        )
+        return _read_stat(f"{self._proc}/{pid}/stat")
 
     def start(self, pid: int) -> int | None:
         """The start ticks of a live process; None if there is none with this pid."""
@@ -246,7 +254,7 @@ class LinuxSystem:
         return None if stat is None or stat.zombie else stat.start
 
     def _identity(self, pid: int | str) -> tuple[int | None, int]:
-        """The real uid, and how many pid namespaces deep the process lives (1: in the first one)."""
+        """The real uid, and how many pid namespaces deep the process lives (1: the first one)."""
         owner, depth = None, 1
         for line in _text(f"{self._proc}/{pid}/status").splitlines():
             if line.startswith("Uid:"):
@@ -261,12 +269,38 @@ class _Stat:
     """The fields of /proc/PID/stat that we use."""
 
     name: str
+    ended: bool
+    """Whether this thread has ended; a process, only if no other thread of it lives."""
     zombie: bool
     ppid: int
     session: int
     terminal: int
     foreground: bool
     start: int
+
+
+def _read_stat(path: str) -> _Stat | None:
+    raw = _bytes(path)
+    if not raw:
+        return None
+    # The name stands in brackets and may itself hold brackets and spaces.
+    _, _, start = raw.partition(b"(")
+    name, _, fields = start.rpartition(b")")
+    try:
+        state, ppid, group, session, terminal, foreground, *rest = fields.split()
+        ended = state in (b"Z", b"X")
+        return _Stat(
+            name=os.fsdecode(name),
+            ended=ended,
+            zombie=ended and int(rest[11]) <= 1,  # field 20: num_threads
+            ppid=int(ppid),
+            session=int(session),
+            terminal=int(terminal),
+            foreground=int(terminal) != 0 and group == foreground,
+            start=int(rest[13]),  # field 22: starttime
+        )
+    except (ValueError, IndexError):
+        return None  # nothing that Linux writes, so nothing that we know
 
 
 class _PidfdPin:
@@ -317,6 +351,14 @@ class _TicksPin:
         """Nothing is held."""
 
 
+def _targets(folder: str, numbers: Iterable[str]) -> Iterator[str]:
+    for number in numbers:
+        try:
+            yield os.readlink(f"{folder}/{number}")
+        except _GONE:
+            continue
+
+
 def _links(ids: Collection[Hashable]) -> dict[str, Hashable]:
     return {f"socket:[{id_}]": id_ for id_ in ids}
 
@@ -324,7 +366,7 @@ def _links(ids: Collection[Hashable]) -> dict[str, Hashable]:
 def _bytes(path: str) -> bytes | None:
     """A file of /proc; None if it cannot be read, for whatever reason."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a Path for each file doubles the time
+        with open(path, "rb") as file:
             return file.read()
     except OSError:
         return None
@@ -365,8 +407,12 @@ def _terminal(number: int) -> str | None:
 
 
 def _container(cgroup: str) -> str | None:
-    match = _CONTAINER.search(cgroup)
-    return next((name for name in match.groups() if name), None) if match else None
+    for line in cgroup.splitlines():
+        # The innermost one: containers run in containers.
+        names: list[str] = [name for found in _CONTAINER.findall(line) for name in found if name]
+        if names:
+            return names[-1]
+    return None
 
 
 def _unit(cgroup: str) -> str | None:
@@ -376,7 +422,8 @@ def _unit(cgroup: str) -> str | None:
     systemd's own starts with ``1:name=systemd:``.
     """
     for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if controllers in ("", "name=systemd"):
             units = [
                 part for part in path.split("/") if part.endswith((".service", ".scope", ".slice"))

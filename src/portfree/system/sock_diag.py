@@ -30,8 +30,9 @@ _MESSAGE = struct.Struct("=BBBB48s5I")  # inet_diag_msg: family, state, …, soc
 
 _NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 
-# One bit a state. BOUND_INACTIVE is a state only in this mask (since Linux 6.8; older kernels ignore
-# the bit): the sockets come back as CLOSE, and the kernel does not apply the port filter to them.
+# One bit a state. BOUND_INACTIVE is a state only in this mask (since Linux 6.8; older kernels
+# ignore the bit): the sockets come back as CLOSE, and the kernel does not apply the port filter to
+# them.
 _CLOSE, _LISTEN, _BOUND_INACTIVE = 7, 10, 13
 _HOLDING = 1 << _LISTEN | 1 << _BOUND_INACTIVE
 _ANY_STATE = 0x3FFF
@@ -130,15 +131,28 @@ def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:
         data, _, flags, _ = link.recvmsg(65536)
         if flags & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, "sock_diag: truncated answer")
+        if not data:
+            raise OSError(errno.EBADMSG, "sock_diag: empty answer")
         for kind, message_flags, number, payload in _messages(data):
             if number != sequence:
                 continue  # what is left of an answer that was given up
             if kind == _NLMSG_DONE:
+                # A kernel without udp_diag says here, and nowhere else, that it cannot tell.
+                if code := _error(payload):
+                    raise OSError(code, f"sock_diag: {os.strerror(code)}")
                 return
             if kind == _NLMSG_ERROR:
-                code = -struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else errno.EBADMSG
+                code = _error(payload) or errno.EBADMSG
                 raise OSError(code, f"sock_diag: {os.strerror(code)}")
             yield message_flags, payload
+
+
+def _error(payload: bytes) -> int:
+    """The errno in a message that says how a request ended; 0 if it went well."""
+    if len(payload) < 4:
+        return 0
+    (code,) = struct.unpack_from("=i", payload)
+    return -code if -4096 < code < 0 else 0  # MAX_ERRNO in linux/err.h
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
@@ -165,9 +179,16 @@ def _read(payload: bytes, family: socket.AddressFamily, protocol: Protocol) -> S
         state=meaning,
         address=address(family, near),
         uid=uid,
-        peer="" if far_port == 0 else f"{address(family, far)}:{far_port}",
+        peer=endpoint(address(family, far), far_port),
         fades_in=expires / 1000 if timer == TIME_WAIT_TIMER else None,
     )
+
+
+def endpoint(host: str, port: int) -> str:
+    """``192.0.2.7:443`` or ``[::1]:443`` (RFC 3986, 3.2.2); empty for the end of no connection."""
+    if port == 0:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address(family: socket.AddressFamily, raw: bytes) -> str:

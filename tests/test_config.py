@@ -197,7 +197,7 @@ def test_a_wrong_value_is_named_with_its_file_and_key(
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ("[0]", "'0' is not a port"),
+        ("[0]", "0 is not a port"),
         ("['8000x']", "'8000x' is not a port"),
         ("''", "'' names no port"),
         ("['1-65535']", "'1-65535' spans 65535 ports"),

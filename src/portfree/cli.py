@@ -17,11 +17,13 @@ from portfree.report import Request
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Iterable, Sequence
-    from typing import NoReturn, TextIO
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import NoReturn, TextIO, TypeVar
 
     from portfree.config import Settings
     from portfree.report import OnBusy, Report, Scope
+
+    _T = TypeVar("_T", bound="_Options")
 
 # The exit codes. 130 is 128 + SIGINT, as a shell would say it.
 _FREE, _BUSY, _USAGE, _INTERRUPTED = 0, 1, 2, 130
@@ -44,6 +46,7 @@ examples:
   portfree 8000                    stop what holds port 8000, and say what it was
   portfree --dry-run 8000 5432     say what would be stopped, and touch nothing
   portfree --scope orphans 8000    only servers that nobody looks after any more
+  portfree run 8000 -- pytest      free it before and after a command (portfree run --help)
 """
 
 
@@ -66,6 +69,10 @@ class _Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those of the process) and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["run"]:
+        from portfree import _run_command
+
+        return _run_command.main(words[1:])
     try:
         return _free(words)
     except PortfreeError as error:
@@ -80,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _free(words: Sequence[str]) -> int:
-    options = _read(words)
+    options = _read(words, _Options(), _parser)
     if options.help:
         return _print(_parser().format_help().rstrip())
     if options.version:
@@ -98,13 +105,13 @@ def _free(words: Sequence[str]) -> int:
     return _FREE if report.ok or request.on_busy == "warn" else _BUSY
 
 
-def _read(words: Sequence[str]) -> _Options:
-    options = _Options()
+def _read(words: Sequence[str], options: _T, parser: Callable[[], ArgumentParser]) -> _T:
+    """Fill in the options, with a parser only if it takes one."""
     if words and not any(word.startswith("-") for word in words):
         options.ports = words  # nothing but ports, as mostly: argparse would be a tenth of the time
         return options
     _refuse_negative_ports(words)
-    return _parser().parse_intermixed_args(words, namespace=options)
+    return parser().parse_intermixed_args(words, namespace=options)
 
 
 def _refuse_negative_ports(words: Sequence[str]) -> None:
@@ -115,16 +122,34 @@ def _refuse_negative_ports(words: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
+    parser = _options_parser(
+        "portfree",
+        _HELP,
+        _MORE_HELP,
+        busy="a port that stays busy: fail (exit 1; the default) or warn (say so, exit 0)",
+    )
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="say what would be done, and touch nothing")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--sudo", action="store_true", help="do it as root, if sudo asks for no password")
+    add("-q", "--quiet", action="store_true", help="print nothing but the ports that stay busy")
+    add("--version", action="store_true", help="print the version")
+    add("-h", "--help", action="store_true", help="print this")
+    return parser
+
+
+def _options_parser(prog: str, text: str, more: str, *, busy: str) -> ArgumentParser:
+    """A parser for ports and what to do about them; *busy* explains ``--on-busy``."""
     import argparse
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise PortfreeError(f"{message} (portfree --help explains the options)")
+            raise PortfreeError(f"{message} ({prog} --help explains the options)")
 
     parser = Parser(
-        prog="portfree",
-        description=_HELP,
-        epilog=_MORE_HELP,
+        prog=prog,
+        description=text,
+        epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # the defaults are those of _Options
         add_help=False,
@@ -132,8 +157,6 @@ def _parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("ports", nargs="*", metavar="PORT", help="a port, or a range of ports")
-    add("--dry-run", action="store_true", help="say what would be done, and touch nothing")
-    add("--json", action="store_true", help="print the report as JSON")
     add(
         "--scope",
         metavar="WHOM",
@@ -157,12 +180,8 @@ def _parser() -> ArgumentParser:
         "--on-busy",
         metavar="WHAT",
         type=lambda word: settings.on_busy(word, "--on-busy"),
-        help="a port that stays busy: fail (exit 1; the default) or warn (say so, exit 0)",
+        help=busy,
     )
-    add("--sudo", action="store_true", help="do it as root, if sudo asks for no password")
-    add("-q", "--quiet", action="store_true", help="print nothing but the ports that stay busy")
-    add("--version", action="store_true", help="print the version")
-    add("-h", "--help", action="store_true", help="print this")
     return parser
 
 
@@ -183,6 +202,7 @@ def _request(options: _Options) -> Request:
         wait=_first(options.wait, table and table.wait, settings.WAIT),
         on_busy=options.on_busy or (table and table.on_busy) or "fail",
         dry_run=options.dry_run,
+        leaks=(table and table.leaks) or settings.LEAKS,
     )
 
 

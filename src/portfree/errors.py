@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class PortfreeError(Exception):
-    """The base of every error that portfree raises on purpose: one clear line, no traceback needed."""
+    """The base of every error that portfree raises on purpose; its text is one clear line."""
 
 
 class PortSpecError(PortfreeError, ValueError):

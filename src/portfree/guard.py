@@ -1,4 +1,4 @@
-"""A run: a stretch of work between two times of freeing the ports, with an id for what is born in it."""
+"""A run: a stretch of work between two times of freeing the ports; the id of what is born in it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 
 from portfree import runs
 from portfree._free import free, log_outcomes, raise_if_busy, tell
-from portfree.errors import PortfreeError, PortsLeakedError
+from portfree.errors import PortsLeakedError
 from portfree.leaks import find_leaks
 from portfree.render import doubt, leak_line
-from portfree.report import Leak, Outcome, Report
+from portfree.report import Leak, Outcome, Report, Request
 from portfree.system import current
 from portfree.system.boundary import System
 
@@ -22,8 +22,8 @@ _logger = logging.getLogger("portfree")
 class Run:
     """A guarded stretch of work, as ``with free_ports(8000) as run`` opens it.
 
-    Its id goes to child processes in ``PORTFREE_RUN_ID``. The end frees the ports again: it stops what
-    this run has started and left on them, and orphans, whatever the scope of the beginning was.
+    Its id goes to child processes in ``PORTFREE_RUN_ID``. The end frees the ports again: it stops
+    what this run has started and left on them, and orphans, whatever the beginning's scope was.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Run:
         self._outer = ""
         self._element = ""
         self._id = ""
-        self._listeners: frozenset[object] = frozenset()
+        self._listeners: frozenset[object] | None = None
 
     @property
     def id(self) -> str:
@@ -63,15 +63,23 @@ class Run:
         runs.OPEN_HERE.add(self._element)
         self._environ[runs.RUN_ID] = self._id
         if self.before.request.leaks != "ignore":
-            self._listeners = frozenset(s.id for s in self._system.listeners())
+            try:
+                self._listeners = frozenset(s.id for s in self._system.listeners())
+            except Exception as failure:  # noqa: BLE001 - without it the run goes on all the same
+                _logger.warning("leaks will not be found: %r", failure)
 
-    def close(self) -> Report | None:
-        """End: put the environment back and free the ports again; None if that is done already, or
-        if this is a forked child, whose parent will do it."""
+    def close(self, *, grace: float | None = None) -> Report | None:
+        """End: put the environment back and free the ports again.
+
+        Done once: a second call returns the same report. In a forked child, whose parent will do
+        it, it does nothing and returns None. *grace* shortens the one of the beginning.
+        """
         if not self._element or self.after is not None or os.getpid() != self._pid:
             return self.after
         self._put_back()
-        request = self.before.request._replace(scope="orphans", wait=0.0)
+        request = self.before.request
+        grace = request.grace if grace is None else min(grace, request.grace)
+        request = request._replace(scope="orphans", wait=0.0, grace=grace)
         try:
             self.after = free(
                 request,
@@ -80,17 +88,24 @@ class Run:
                 ending=self._element,
                 system=self._system,
             )
-            if request.leaks != "ignore":
-                self.leaks = find_leaks(
-                    self._system,
-                    known=self._listeners,
-                    request=request,
-                    ending=self._element,
-                    notify=self._notice,
-                )
+            self._find_leaks(request)
         finally:
             runs.OPEN_HERE.discard(self._element)
         return self.after
+
+    def _find_leaks(self, request: Request) -> None:
+        if self._listeners is None:
+            return
+        try:
+            self.leaks = find_leaks(
+                self._system,
+                known=self._listeners,
+                request=request,
+                ending=self._element,
+                notify=self._notice,
+            )
+        except Exception as failure:  # noqa: BLE001 - what was freed must be told all the same
+            _logger.warning("leaks could not be looked for: %r", failure)
 
     def __enter__(self) -> Run:
         self.open()
@@ -106,27 +121,34 @@ class Run:
             return
         try:
             after = self.close()
-        except PortfreeError:
-            raise
+            assert after is not None
+            self._log(after)
         except Exception as failure:  # noqa: BLE001 - what goes wrong here must not turn a run red
             _logger.warning("the ports could not be freed at the end of the run: %r", failure)
             return
-        assert after is not None
-        log_outcomes(after)
-        for outcome in self.doubtful:
-            _logger.warning("%s", doubt(outcome))
-        for leak in self.leaks:
-            _logger.warning("%s", leak_line(leak))
         if error is not None:
             return  # what went wrong in the run is what its user must see
         raise_if_busy(after)
         if self.leaks and self.before.request.leaks == "fail":
             raise PortsLeakedError("; ".join(map(leak_line, self.leaks)), self.leaks)
 
+    def _log(self, after: Report) -> None:
+        log_outcomes(after)
+        for outcome in self.doubtful:
+            _logger.warning("%s", doubt(outcome))
+        for leak in self.leaks:
+            _logger.warning("%s", leak_line(leak))
+
     @property
     def doubtful(self) -> tuple[Outcome, ...]:
         """The ports that were busy while the run went on: it may have talked to somebody else."""
-        return tuple(o for o in self.before.outcomes if o.status == "busy" and o.holders)
+        return tuple(
+            outcome
+            for outcome in self.before.outcomes
+            # What was started for this run already is nobody else.
+            if outcome.status == "busy"
+            and any(each.verdict.rule not in ("self", "own-run") for each in outcome.holders)
+        )
 
     def _put_back(self) -> None:
         """Take our id out of the environment, unless somebody else has changed it meanwhile."""

@@ -39,7 +39,7 @@ def find_leaks(
         context = context_for(system, seen.holders, scope="orphans", phase="after", ending=ending)
         left = [holder for holder in seen.holders if _is_left(holder, new, context)]
         others = [holder for holder in left if holder.pid != context.caller.pid]
-        _wait_for_the_last(system, others, seen, new)
+        _wait_for_the_last(system, others, seen)
         new &= _new(system, known, request)
         left = [holder for holder in left if _is_left(holder, new, context)]
         verdicts = judge_all(seen.holders, context)
@@ -48,6 +48,7 @@ def find_leaks(
             Target(holder, pin, root=holder.pid in top)
             for holder in left
             if request.leaks in ("stop", "fail")
+            and not request.dry_run
             and verdicts[holder.pid].action == "stop"
             and (pin := seen.pin(holder))
         ]
@@ -76,7 +77,7 @@ def find_leaks(
             )
             for holder in left
             if holder.pid in top
-            for socket in sorted(holder.sockets & new, key=lambda socket: socket.port)
+            for socket in sorted(holder.sockets & new, key=lambda one: (one.port, one.address))
         )
 
 
@@ -88,19 +89,19 @@ def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:
     """Whether a holder of one of these sockets was born in the run that ends, or is its opener."""
     if not any(socket in new for socket in holder.sockets):
         return False
-    return (
-        holder.pid == context.caller.pid
-        or holder.descends_from(context.caller)
-        or context.ending in runs.elements(holder.mark(runs.RUN_ID))
-    )
+    if holder.pid == context.caller.pid or context.ending in runs.elements(
+        holder.mark(runs.RUN_ID)
+    ):
+        return True
+    # Runs that go on in other threads of this process (tox -p) have their servers still.
+    others = holder.live_runs.difference(context.run)
+    return holder.descends_from(context.caller) and not others
 
 
-def _wait_for_the_last(
-    system: System, left: Collection[Holder], seen: Survey, new: Collection[Socket]
-) -> None:
+def _wait_for_the_last(system: System, left: Collection[Holder], seen: Survey) -> None:
     """Wait until those that were told to end have done so, or the time for that is over."""
     until = system.now() + _LAST_CHANCE
-    ids = {socket.id for socket in new}
+    ids = {socket.id for holder in left for socket in holder.sockets}
     pins: list[Pin] = [pin for holder in left if (pin := seen.pin(holder))]
     while (now := system.now()) < until:
         pins = [pin for pin in pins if pin.alive()]

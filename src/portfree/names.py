@@ -253,6 +253,10 @@ def is_test_runner(process: Process) -> bool:
     return bool(inside & {*TEST_RUNNERS, *_RUNNERS_BY_COMMAND})
 
 
+def is_pytest(process: Process) -> bool:
+    return bool(names(process) & {"pytest", "py.test"})
+
+
 def is_ci_agent(process: Process) -> bool:
     return bool(names(process) & CI_AGENTS)
 

@@ -52,6 +52,7 @@ TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know thi
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from portfree.ports import Port
     from portfree.report import HolderReport, Leak, Note, Outcome, Report, Verdict
 
 # `text` is imported where something is to be shown that came from a process: its patterns take as
@@ -61,6 +62,15 @@ if TYPE_CHECKING:
 _COMMAND = 120
 _LINE = 500
 _MOST_PIDS = 12
+
+# A step's summary may have a megabyte, and shows ten annotations of each kind.
+_MOST_ROWS = 300
+_MOST_ANNOTATIONS = 10
+
+_COLUMNS = ("when", "port", "outcome", "process", "started", "what was done", "time")
+
+# What means something in Markdown, in its tables, in HTML or to GitHub (@name, #1, :tada:, $x$).
+_MARKUP = frozenset("\\`*_{}[]<>|&#@:!$~^\"'")
 
 _GREEN, _YELLOW, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 
@@ -81,24 +91,39 @@ def as_json(report: Report) -> str:
     """The report for programs, as this module's docstring describes it. Ends without a newline."""
     import json
 
+    return json.dumps(as_object(report), indent=2)
+
+
+def as_object(report: Report) -> dict[str, object]:
+    """The same as an object that JSON can take."""
     request = report.request
-    return json.dumps(
-        {
-            "version": 1,
-            "ok": report.ok,
-            "seconds": round(report.seconds, 6),
-            "request": {
-                "ports": [str(port) for port in request.ports],
-                "scope": request.scope,
-                "grace": request.grace,
-                "wait": request.wait,
-                "on_busy": request.on_busy,
-                "dry_run": request.dry_run,
-            },
-            "outcomes": [_outcome(outcome) for outcome in report.outcomes],
+    return {
+        "version": 1,
+        "ok": report.ok,
+        "seconds": round(report.seconds, 6),
+        "request": {
+            "ports": [str(port) for port in request.ports],
+            "scope": request.scope,
+            "grace": request.grace,
+            "wait": request.wait,
+            "on_busy": request.on_busy,
+            "dry_run": request.dry_run,
         },
-        indent=2,
-    )
+        "outcomes": [_outcome(outcome) for outcome in report.outcomes],
+    }
+
+
+def leak_as_object(leak: Leak) -> dict[str, object]:
+    """A leak as an object that JSON can take: where it listens, ``own`` (whether it is the process
+    that opened the run), and the ``holder``, as described above.
+    """
+    return {
+        "address": _text(leak.address),
+        "port": leak.port.number,
+        "protocol": leak.port.protocol,
+        "own": leak.own,
+        "holder": _holder(leak.holder),
+    }
 
 
 def summary(outcome: Outcome) -> str:
@@ -117,20 +142,61 @@ def summary(outcome: Outcome) -> str:
 def leak_line(leak: Leak) -> str:
     """One plain line on a listener that a run has left behind."""
     holder = leak.holder
-    what = f"{leak.address}:{leak.port.number}"
+    address = f"[{leak.address}]" if ":" in leak.address else leak.address
+    what = f"{address}:{leak.port.number}"
     if leak.own:
         return _shown(f"{holder.name} (pid {holder.pid}), the run itself, still listens on {what}")
-    who = holder.test or "this run"
-    now = holder.ended or "still listening"
-    return _shown(f"{who} started {_command(holder)} (pid {holder.pid}), {now} on {what}")
+    started = f"{holder.test or 'this run'} started {_command(holder)} (pid {holder.pid})"
+    if holder.ended:
+        return _shown(f"{started}, which listened on {what}: {holder.ended}")
+    return _shown(f"{started}, still listening on {what}")
 
 
 def doubt(outcome: Outcome) -> str:
     """One plain line on a port that was busy while a run went on."""
-    names = ", ".join(f"{_command(h)} (pid {h.pid})" for h in outcome.holders if h.root)
-    since = min((h.started for h in outcome.holders if h.started is not None), default=None)
+    holders = [holder for holder in outcome.holders if holder.root]
+    names = ", ".join(f"{_command(holder)} (pid {holder.pid})" for holder in holders)
+    since = min((h.started for h in holders if h.started is not None), default=None)
     running = "" if since is None else f", running since {_timestamp(since)}"
     return _shown(f"{outcome.port} was busy: these tests may have talked to {names}{running}")
+
+
+def as_markdown(before: Report, after: Report | None = None, leaks: Sequence[Leak] = ()) -> str:
+    """The report as a table for the page of a CI job; for a run: of its begin, its end, its leaks.
+
+    Ends with a newline.
+    """
+    rows = list(_rows("before", before))
+    if after is not None:
+        rows += _rows("after", after)
+    rows += [("after", *_leak_cells(leak)) for leak in leaks]
+    first = 0 if after is not None else 1  # one pass needs no column that says which
+    lines = [f"### portfree: {_headline(before, after, leaks)}", ""]
+    lines += [_row(_COLUMNS[first:]), _row(["---"] * len(_COLUMNS[first:]))]
+    lines += [_row(row[first:]) for row in rows[:_MOST_ROWS]]
+    if len(rows) > _MOST_ROWS:
+        lines += ["", f"And {len(rows) - _MOST_ROWS} more rows: the report has them all."]
+    return "\n".join([*lines, "", ""])
+
+
+def as_annotations(
+    before: Report, after: Report | None = None, leaks: Sequence[Leak] = ()
+) -> list[str]:
+    """Workflow commands of GitHub Actions: for each port that is still busy, and for each leak."""
+    request = before.request
+    busy = {o.port: o for report in (before, after) if report for o in report.outcomes if not o.ok}
+    level = "error" if request.on_busy == "fail" else "warning"
+    found = [(level, summary(outcome)) for outcome in busy.values()]
+    if after is not None:
+        held = [o for o in before.outcomes if o.status == "busy" and o.holders]
+        found += [("warning", doubt(outcome)) for outcome in held]
+    level = "error" if request.leaks == "fail" else "warning"
+    found += [(level, leak_line(leak)) for leak in leaks]
+    # The runner shows ten of each kind and drops the others in silence.
+    shown, hidden = found[:_MOST_ANNOTATIONS], found[_MOST_ANNOTATIONS:]
+    if hidden:
+        shown[-1] = (hidden[0][0], f"{len(hidden) + 1} more: the summary of this step has them all")
+    return [f"::{level} title=portfree::{command_data(text)}" for level, text in shown]
 
 
 def _holders_in_short(outcome: Outcome) -> Iterator[str]:
@@ -335,6 +401,77 @@ def _age(seconds: float) -> str:
         return f"{seconds // 3_600:.0f} h"
     days = int(seconds // 86_400)
     return f"{days} day" if days == 1 else f"{days} days"
+
+
+def _headline(before: Report, after: Report | None, leaks: Sequence[Leak]) -> str:
+    reports = [report for report in (before, after) if report is not None]
+    busy = list(dict.fromkeys(port for report in reports for port in report.busy))
+    freed = list(dict.fromkeys(port for report in reports for port in report.freed))
+    parts = []
+    if busy:
+        parts.append(f"**{_some(busy)} busy**")
+    if freed:
+        parts.append(f"{_some(freed)} freed")
+    if leaks:
+        parts.append("1 server left behind" if len(leaks) == 1 else f"{len(leaks)} servers left")
+    return ", ".join(parts) or f"{_some(before.request.ports)} free"
+
+
+def _some(ports: Sequence[Port]) -> str:
+    more = f" and {len(ports) - 3} more" if len(ports) > 3 else ""
+    return ", ".join(map(str, ports[:3])) + more
+
+
+def _rows(when: str, report: Report) -> Iterator[tuple[str, ...]]:
+    for run in _runs(report.outcomes):
+        first, last = run[0], run[-1]
+        port = str(first.port) if first == last else f"{first.port.number}-{last.port}"
+        state = f"**{first.status}**" if first.status == "busy" else first.status
+        time = _duration(first.seconds) if first.status == "freed" else ""
+        if not first.holders and not first.notes:
+            yield when, port, state, "", "", "", time
+        for holder in _in_order(first.holders):
+            verdict = holder.verdict
+            why = f"{verdict.rule}: {verdict.reason}"
+            did = [f"{_did(holder, dry_run=report.request.dry_run)}: {holder.ended or why}"]
+            did += [why] if holder.ended else []
+            did += [verdict.instead] if verdict.action == "keep" and verdict.instead else []
+            took = _took(holder) or time
+            yield when, port, state, *_holder_cells(holder), _cell("; ".join(did)), took
+        for note in first.notes:
+            text = "; ".join(filter(None, (note.text, note.instead)))
+            yield when, port, state, "", "", _cell(text), "" if first.holders else time
+
+
+def _leak_cells(leak: Leak) -> tuple[str, ...]:
+    holder = leak.holder
+    did = holder.ended or f"still listening on {leak.address}"
+    return str(leak.port), "**left behind**", *_holder_cells(holder), _cell(did), _took(holder)
+
+
+def _holder_cells(holder: HolderReport) -> tuple[str, str]:
+    facts = ", ".join(filter(None, (f" (pid {holder.pid})", holder.user)))
+    origin = holder.test or (f"by {holder.launcher}" if holder.launcher else "")
+    return f"<code>{_cell(_command(holder))}</code>{_cell(facts)}", _cell(origin)
+
+
+def _took(holder: HolderReport) -> str:
+    return "" if holder.seconds is None else _duration(holder.seconds)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    """Text that no reader of Markdown or HTML takes for anything else."""
+    shown = "".join(f"&#{ord(c)};" if c in _MARKUP else c for c in _shown(text))
+    return shown.replace("www.", "www&#46;")
+
+
+def command_data(text: str) -> str:
+    """The message of a workflow command, escaped as the runner reads it (ActionCommand.cs)."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _outcome(outcome: Outcome) -> dict[str, object]:

@@ -33,7 +33,8 @@ class Verdict(NamedTuple):
     action: Action
     rule: str
     """The rule that decided: ``self``, ``own-run``, ``container``, ``protected``, ``unknown``,
-    ``other-user``, ``live-run``, ``left-behind``, ``service``, ``orphan``, ``mine``, ``attended``."""
+    ``other-user``, ``live-run``, ``left-behind``, ``service``, ``orphan``, ``mine`` or
+    ``attended``."""
     reason: str
     """The proof, or what stood in the way, in words."""
     instead: str = ""
@@ -57,7 +58,8 @@ class HolderReport(NamedTuple):
     """When it started, in seconds since the epoch; None if that is not known."""
     cwd: str | None
     launcher: str
-    """Who started it and still looks after it, such as ``"zsh (pid 9) on pts/3"``; empty if nobody."""
+    """Who started it and still looks after it, such as ``"zsh (pid 9) on pts/3"``; empty if nobody
+    does."""
     test: str
     """The test that it was born in, as pytest names it: ``"tests/test_api.py::test_x (setup)"``."""
     addresses: tuple[str, ...]
@@ -142,7 +144,7 @@ class Report(_Report):
         from portfree.guard import Run
 
         if self._run is not None:
-            raise RuntimeError("this report has opened a run already: call free_ports() for another")
+            raise RuntimeError("this report has opened a run: call free_ports() for another one")
         run = Run(self)
         object.__setattr__(self, "_run", run)
         return run.__enter__()

@@ -233,7 +233,12 @@ def _own_run(holder: Holder, context: Context) -> Verdict | None:
             "started for this run already",
             "nothing, if the tests are to use it; otherwise start it later, or on another port",
         )
-    if known and holder.descends_from(context.caller):
+    # Where one run surrounds another in the same process, descent does not tell them apart.
+    if (
+        known
+        and holder.descends_from(context.caller)
+        and not (context.phase == "after" and _surrounding_here(context))
+    ):
         return Verdict("stop", "own-run", _born(holder, "started by this very process"))
     return None
 
@@ -379,6 +384,8 @@ def _live_run(holder: Holder, context: Context) -> Verdict | None:
         if run in holder.live_runs:
             runner = next((p for p in holder.lineage if _is_runner(p)), None)
             return _in_use(runner, holder, context, f"another run (pid {run.split('.')[0]})")
+    if surrounding := _in_surrounding_run(holder, context):
+        return surrounding
     runner = next((p for p in holder.upward() if _is_runner(p)), None)
     if runner is not None and not context.is_ours(runner):
         return _in_use(runner, holder, context)
@@ -394,6 +401,33 @@ def _live_run(holder: Holder, context: Context) -> Verdict | None:
             if _may_have_started(neighbour, holder):
                 return _in_use(neighbour.process, holder, context)
     return None
+
+
+def _in_surrounding_run(holder: Holder, context: Context) -> Verdict | None:
+    """For a hook: keep what belongs to the live run that surrounds its own (pytest in pytest)."""
+    if context.phase == "call":
+        return None
+    born_in = _runs(holder)
+    if born_in:
+        # What was born further in, in a run that has ended, was left there.
+        surrounds = not _foreign_runs(holder, context) and born_in[-1] in holder.live_runs
+        return _in_use(None, holder, context, "the run around this one") if surrounds else None
+    if _surrounding_here(context) and (
+        holder.descends_from(context.caller) or _may_be_for_this_run(holder, context)
+    ):
+        return _in_use(context.caller, holder, context)
+    # A conftest.py that is imported before a run begins gives its servers no id.
+    if holder.mark("PYTEST_VERSION") and not holder.test:
+        for process in context.lineage:
+            older = _older(process, holder.process) and not _older(context.caller, holder.process)
+            if older and names.is_pytest(process):
+                return _in_use(process, holder, context)
+    return None
+
+
+def _surrounding_here(context: Context) -> bool:
+    """Whether the run that ends or begins lies within another one of the same process."""
+    return any(element.split(".")[0] == str(context.caller.pid) for element in context.run)
 
 
 def _is_runner(process: Process) -> bool:

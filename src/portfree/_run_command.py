@@ -1,0 +1,264 @@
+"""``portfree run``: frees ports, runs a command, and frees them again when it has ended.
+
+The command gets our stdin, stdout and stderr, our signal mask and our terminal, as if nobody stood
+between it and the shell (`attend`). We outlive it: whatever ends it, and whoever asks us to end,
+the ports are freed before we do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
+
+from portfree import settings
+from portfree._free import free
+from portfree.attend import TIMINGS as TIMINGS
+from portfree.attend import CannotRunError, Interrupts, Timings, attend
+from portfree.cli import _in_color, _Options, _options_parser, _print, _read, _request
+from portfree.errors import PortfreeError
+from portfree.guard import Run
+from portfree.report import Report
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Collection, Iterator, Sequence
+
+    from portfree.ports import Port
+    from portfree.report import Leaks, Request
+
+# The exit codes that are not the command's: the first one as timeout(1) has it.
+_FAILED, _INTERRUPTED = 125, 130
+
+_HELP = "Free ports, run a command, and free them again, whatever ends the command."
+
+_MORE_HELP = """\
+Without ports, those of [tool.portfree] in the nearest pyproject.toml, with the settings of that
+table. Before the command --scope says whom to stop; after it, what the command has left behind, and
+orphans, are stopped.
+
+exit codes:
+  the command's own, or 128 + n if signal n has ended it
+  125  portfree itself failed: a bad option, a port that is busy, leaks with --leaks fail
+  126  the command cannot be run
+  127  the command was not found
+  130  interrupted before the command was started
+
+examples:
+  portfree run 8000 -- pytest -x
+  portfree run 8000 8125/udp --leaks fail -- npm test
+  portfree run -- pytest           the ports of [tool.portfree]
+"""
+
+
+class _RunOptions(_Options):
+    """What the command line says, up to ``--``."""
+
+    leaks: Leaks | None = None
+    report: str | None = None
+
+
+def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
+    """Run ``portfree run`` with these words and return its exit code."""
+    try:
+        return _main(words, timings)
+    except PortfreeError as error:
+        _complain(str(error))
+        return error.code if isinstance(error, CannotRunError) else _FAILED
+    except KeyboardInterrupt:
+        _complain("interrupted; what holds the ports now: portfree --dry-run PORT")
+        return _INTERRUPTED
+
+
+def _main(words: Sequence[str], timings: Timings) -> int:
+    end = words.index("--") if "--" in words else len(words)
+    options = _read(words[:end], _RunOptions(), _parser)
+    command = words[end + 1 :]
+    if options.help:
+        return _print(_parser().format_help().rstrip())
+    if not any(command[:1]):
+        raise PortfreeError("no command: give it after --, as in portfree run 8000 -- pytest")
+    request = _request(options)
+    if options.leaks is not None:
+        request = request._replace(leaks=options.leaks)
+    with _open(options.report) as file:
+        show = _Show(quiet=options.quiet, file=file)
+        before = _before(request)
+        if not before.ok and request.on_busy == "fail":
+            show.report(before, but=before.busy)
+            show.json(before, code=_FAILED)
+            raise PortfreeError(f"the command was not started: {_busy(before)}")
+        show.report(before)
+        run = Run(before, notice=_complain)
+        code = show.end(run, *_guarded(command, run, timings))
+        show.json(before, run, code=code)
+        return code
+
+
+def _parser() -> ArgumentParser:
+    parser = _options_parser(
+        "portfree run",
+        _HELP,
+        _MORE_HELP,
+        busy="a port that stays busy: fail (the command is not started; the default) or warn",
+    )
+    parser.usage = "portfree run [PORT ...] [options] -- COMMAND ..."
+    add = parser.add_argument
+    add(
+        "--leaks",
+        metavar="WHAT",
+        type=lambda word: settings.leaks(word, "--leaks"),
+        help="servers that the command leaves on other ports: ignore, warn (the default), stop, or "
+        "fail (stop them, and exit with 125 if the command has succeeded)",
+    )
+    add("--report", metavar="FILE", help="write what was done to this file, as JSON")
+    add("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
+    add("-h", "--help", action="store_true", help="print this")
+    return parser
+
+
+def _before(request: Request) -> Report:
+    try:
+        return free(request, notice=_complain)
+    except PortfreeError:
+        raise
+    except Exception as failure:  # noqa: BLE001 - what goes wrong here must not turn a run red
+        _complain(f"the ports could not be freed: {failure!r}")
+        return Report(request, ())
+
+
+def _guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
+    """Run the command and free the ports again; its exit code, and whether that was cut short."""
+    with Interrupts() as interrupts:
+        run.open()
+        try:
+            ended = attend(command, interrupts, _complain, timings)
+        except CannotRunError:
+            run.close()
+            raise
+        try:
+            with interrupts.heard():
+                run.close(grace=timings.grace if ended.hurried else None)
+        except KeyboardInterrupt:
+            return ended.code or _INTERRUPTED, True
+        except Exception as failure:  # noqa: BLE001 - as above
+            _complain(f"the ports could not be freed at the end: {failure!r}")
+        return ended.code, False
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+class _Show:
+    """Says what was done: on stderr, since stdout is the command's, and as JSON in a file."""
+
+    def __init__(self, *, quiet: bool, file: TextIO | None) -> None:
+        self._quiet = quiet
+        self._file = file
+
+    def report(self, report: Report, *, but: Collection[Port] = ()) -> None:
+        """Which ports were held, but for those that another line tells of."""
+        from portfree import render
+
+        told = [
+            outcome
+            for outcome in report.outcomes
+            if outcome.port not in but
+            and (
+                not outcome.ok or (not self._quiet and (outcome.status != "free" or outcome.notes))
+            )
+        ]
+        if told:
+            part = report._replace(outcomes=tuple(told))
+            _write(render.as_text(part, color=_in_color(sys.stderr)))
+
+    def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
+        """What the end of the run has found; returns our exit code."""
+        from portfree import render
+
+        if cut_short:
+            _complain(f"the cleanup was cut short: {_left(run.before.request)}")
+        if run.after is not None:
+            known = {outcome.port for outcome in run.doubtful}
+            self.report(run.after, but=known.intersection(run.after.busy))
+        for outcome in run.doubtful:
+            _complain(render.doubt(outcome))
+        for leak in run.leaks:
+            _complain(render.leak_line(leak))
+        if run.leaks and run.before.request.leaks == "fail" and code == 0:
+            _complain("the command has succeeded, but left servers behind: exit code 125")
+            return _FAILED
+        return code
+
+    def json(self, before: Report, run: Run | None = None, *, code: int) -> None:
+        """The same for programs, if they want it."""
+        if self._file is None:
+            return
+        import json
+
+        from portfree import render
+
+        after = run.after if run else None
+        content = {
+            "version": 1,
+            "ok": before.ok and (after is None or after.ok),
+            "exit_code": code,
+            "before": render.as_object(before),
+            "after": None if after is None else render.as_object(after),
+            "leaks": [render.leak_as_object(leak) for leak in run.leaks] if run else [],
+        }
+        try:
+            json.dump(content, self._file, indent=2)
+            self._file.flush()
+        except OSError as error:
+            _complain(f"the report could not be written: {error.strerror}")
+
+
+def _busy(report: Report) -> str:
+    from portfree.render import summary
+
+    return "; ".join(summary(outcome) for outcome in report.outcomes if not outcome.ok)
+
+
+def _left(request: Request) -> str:
+    """Who has the ports now."""
+    look = free(request._replace(dry_run=True, wait=0.0))
+    held = [
+        f"{outcome.port} is held by {holder.command} (pid {holder.pid})"
+        for outcome in look.outcomes
+        for holder in outcome.holders
+        if holder.root
+    ]
+    return "; ".join(held) or "the ports are free, though"
+
+
+@contextmanager
+def _open(path: str | None) -> Iterator[TextIO | None]:
+    """The file for the report, opened before anything is done: a slip shows at once."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = open(path, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    except OSError as error:
+        raise PortfreeError(f"--report {path}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _complain(text: str) -> None:
+    from portfree.text import safe
+
+    _write(f"portfree: {safe(text)}")
+
+
+def _write(text: str) -> None:
+    """Say something on stderr; if nobody reads there, the work and its exit code stand."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    except (OSError, ValueError):
+        with suppress(OSError):  # what is left in the buffer would fail once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

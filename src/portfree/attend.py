@@ -1,0 +1,369 @@
+"""Runs a command as a parent that outlives it: its signals, its terminal and its exit code.
+
+Where there is a terminal, the command stays in our process group: Ctrl-C and Ctrl-Z reach it
+directly, and a shell stops both of us together. Without one (CI, a container, a service) it gets a
+group of its own: a signal that somebody sends to us is passed on to all that it has started, once,
+as Ctrl-C would be.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from portfree.errors import PortfreeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from types import FrameType
+
+    Notice = Callable[[str], None]
+
+# The exit codes of timeout(1).
+_CANNOT_RUN, _NOT_FOUND = 126, 127
+
+# What ends a process that does nothing about it, and is sent to make it do something.
+_PASSED_ON = (
+    "SIGINT",
+    "SIGTERM",
+    "SIGHUP",
+    "SIGQUIT",
+    "SIGALRM",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGBREAK",
+)
+
+# What a key sends. Not SIGHUP: of a terminal that hangs up, only the session's leader is told.
+_KEYS = frozenset(
+    getattr(signal, name) for name in ("SIGINT", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)
+)
+
+# Linux tells whether a signal was typed at the terminal or sent by a process (sigaction(2)).
+_SENDER_IS_TOLD = sys.platform == "linux"
+
+_WINDOWS_CTRL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT
+
+
+class Timings(NamedTuple):
+    """What is left of the time when somebody asks us to end, in seconds.
+
+    GitHub Actions cancels a step with SIGINT, SIGTERM 7.5 s later, and the end 2.5 s after that.
+    """
+
+    patience: float = 5.0
+    """How long the command may take to end by itself."""
+    urgent: float = 0.5
+    """The same after SIGTERM, if it was asked before."""
+    grace: float = 0.5
+    """How long a server may take to end then."""
+
+
+TIMINGS = Timings()
+
+
+class Ended(NamedTuple):
+    """How the command ended."""
+
+    code: int
+    hurried: bool = False
+    """Whether somebody has asked us to end, and will not wait for long."""
+
+
+class CannotRunError(PortfreeError):
+    """The command cannot be run."""
+
+    def __init__(self, command: str, error: OSError) -> None:
+        super().__init__(f"{command}: {error.strerror or error}")
+        self.code = _NOT_FOUND if error.errno == errno.ENOENT else _CANNOT_RUN
+
+
+class Interrupts:
+    """Keeps the signals that would end us from doing so.
+
+    While the command runs they are blocked (on Windows: counted), and while we clean up, the second
+    Ctrl-C since the start is a `KeyboardInterrupt`. What was ignored when we were started, as by
+    nohup(1), stays ignored: by us, and by the command.
+    """
+
+    def __init__(self) -> None:
+        numbers = (getattr(signal, name, None) for name in _PASSED_ON)
+        self.watched = frozenset(
+            number for number in numbers if number and signal.getsignal(number) != signal.SIG_IGN
+        )
+        self.outside: Collection[int] = ()
+        """The signals that were blocked when we were started."""
+        self.count = 0
+        """How often Ctrl-C was typed."""
+        self.asked: float | None = None
+        """Windows: when Ctrl-Break came, with which a CI agent announces the end."""
+        self._cleaning = False
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> Interrupts:
+        # A handler is what makes SIGCHLD wait for us: BSD drops signals that nobody handles, and
+        # children leave no exit code where our parent has had SIGCHLD ignored.
+        waited_for = {signal.SIGCHLD} if hasattr(signal, "SIGCHLD") else set()
+        if hasattr(signal, "pthread_sigmask"):
+            self.outside = signal.pthread_sigmask(signal.SIG_BLOCK, self.watched | waited_for)
+        for number in self.watched | waited_for:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Let out what came meanwhile while it is still harmless.
+        self._unblock()
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """From now on a second Ctrl-C is a `KeyboardInterrupt`."""
+        self._cleaning = True
+        try:
+            self._unblock()
+            yield
+        finally:
+            self._cleaning = False
+
+    def _unblock(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.outside)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if number == getattr(signal, "SIGBREAK", None) and self.asked is None:
+            self.asked = time.monotonic()
+        if number not in _KEYS:
+            return
+        self.count += 1
+        if self._cleaning and self.count > 1:
+            self._cleaning = False
+            raise KeyboardInterrupt
+        if self._cleaning:
+            # Past Python's buffers, in which the interrupted code may be at work.
+            with suppress(OSError):
+                os.write(2, b"portfree: freeing the ports; Ctrl-C once more leaves them\n")
+
+
+def attend(words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings) -> Ended:
+    """Run the command, pass on to it what is sent to us, and return when it has ended.
+
+    *notify* gets a line when its end has to be hastened. Raises `CannotRunError`.
+    """
+    on_this_system = _on_windows if os.name == "nt" else _on_posix
+    return on_this_system(words, interrupts, notify, timings)
+
+
+class _Command:
+    """The command, as our child."""
+
+    def __init__(self, words: Sequence[str], interrupts: Interrupts, notify: Notice) -> None:
+        self.code: int | None = None
+        self._name = words[0]
+        self._notify = notify
+        self._own_group = not _has_terminal()
+        spawn = os.posix_spawnp
+        if self._own_group:
+            spawn = partial(spawn, setpgroup=0)
+        try:
+            self._pid = spawn(
+                words[0],
+                list(words),
+                os.environ,
+                setsigmask=interrupts.outside,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, for itself
+            )
+        except OSError as error:
+            raise CannotRunError(words[0], error) from error
+
+    def running(self) -> bool:
+        if self.code is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self.code = code if code >= 0 else 128 - code
+        return self.code is None
+
+    def has_ended(self) -> bool:
+        """Whether it has ended, without reaping it."""
+        if not hasattr(os, "waitid"):  # macOS has it from Python 3.13
+            return True
+        return bool(os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+
+    def has_got(self) -> bool:
+        """Whether a signal from the terminal has reached the command too."""
+        try:
+            return not self._own_group and os.getpgid(self._pid) == os.getpgrp()
+        except ProcessLookupError:  # what macOS says of a zombie
+            return True
+
+    def send(self, number: int) -> None:
+        """Send it a signal: it has not been reaped, so its pid is still its own."""
+        try:
+            if self._own_group:
+                with suppress(ProcessLookupError):  # it has moved to another group
+                    os.killpg(self._pid, number)
+                    return
+            os.kill(self._pid, number)
+        except PermissionError:  # sudo, say
+            self._notify(
+                f"{signal.Signals(number).name} could not be passed on: {self._name} (pid "
+                f"{self._pid}) runs as another user"
+            )
+
+
+def _on_posix(
+    words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings
+) -> Ended:
+    command = _Command(words, interrupts, notify)
+    end = _End(command, notify, timings)
+    while True:
+        got = _next_signal(interrupts.watched, end.seconds_left())
+        if got is None:
+            if not end.hasten():
+                break
+        elif got.number == signal.SIGCHLD:
+            if end.over and command.has_ended():
+                # SIGTERM ends a shell, and not the tests that it has started. As long as it has not
+                # been reaped, the group is certainly the one that we have made for it.
+                command.send(signal.SIGKILL)
+            if not command.running():
+                break
+        else:
+            interrupts.count += got.number in _KEYS
+            alone = not (got.typed and command.has_got())
+            if alone:
+                command.send(got.number)
+            end.heed(got.number, alone=alone)
+    return Ended(128 + signal.SIGKILL if command.code is None else command.code, end.asked)
+
+
+class _End:
+    """How the command is brought to its end once somebody has asked us, and not it, to end.
+
+    Ctrl-C at a terminal asks the command, and its user decides how long that may take. SIGHUP may
+    mean "read your configuration again". Neither sets us a time.
+    """
+
+    def __init__(self, command: _Command, notify: Notice, timings: Timings) -> None:
+        self.asked = False
+        """Whether somebody has asked us to end."""
+        self.over = False
+        """Whether the time that the command was given is over."""
+        self._command = command
+        self._notify = notify
+        self._timings = timings
+        self._until: float | None = None
+        self._steps = [signal.SIGTERM, signal.SIGKILL]
+
+    def seconds_left(self) -> float | None:
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+    def heed(self, number: int, *, alone: bool) -> None:
+        """Somebody has sent us this signal."""
+        if number == signal.SIGTERM and signal.SIGTERM in self._steps:
+            self._steps.remove(signal.SIGTERM)  # it was passed on
+        elif number != signal.SIGTERM and not (number == signal.SIGINT and alone):
+            return
+        until = time.monotonic() + (
+            self._timings.urgent
+            if self.asked and number == signal.SIGTERM
+            else self._timings.patience
+        )
+        self._until = until if self._until is None else min(until, self._until)
+        self.asked = True
+
+    def hasten(self) -> bool:
+        """Its time is over: the next step; False if there is none."""
+        if not self._steps:
+            self._notify("the command could not be killed")
+            return False
+        self.over = True
+        step = self._steps.pop(0)
+        self._notify(f"the command goes on: {step.name}")
+        self._command.send(step)
+        self._command.send(signal.SIGCONT)  # a stopped process gets no other signal before
+        self._until = time.monotonic() + self._timings.urgent
+        return True
+
+
+class _Signal(NamedTuple):
+    number: int
+    typed: bool
+    """Whether a key at the terminal sent it, and so to all of the foreground process group."""
+
+
+def _next_signal(watched: Collection[int], timeout: float | None) -> _Signal | None:
+    """Wait for a signal, or for the *timeout*."""
+    signals = {*watched, signal.SIGCHLD}
+    if _SENDER_IS_TOLD:
+        if timeout is None:
+            info = signal.sigwaitinfo(signals)
+        elif (seen := signal.sigtimedwait(signals, timeout)) is None:
+            return None
+        else:
+            info = seen
+        # The kernel's own are positive (SI_KERNEL), a process's are not (SI_USER, SI_TKILL).
+        return _Signal(info.si_signo, info.si_code > 0 and info.si_signo in _KEYS)
+    # macOS has neither: an alarm takes the place of the timeout, and who has sent it is guessed.
+    signal.setitimer(signal.ITIMER_REAL, 0 if timeout is None else max(timeout, 0.001))
+    number = signal.sigwait(signals)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if number == signal.SIGALRM and timeout is not None:
+        return None
+    return _Signal(number, number in _KEYS and _in_foreground())
+
+
+def _has_terminal() -> bool:
+    return _foreground() is not None
+
+
+def _in_foreground() -> bool:
+    return _foreground() == os.getpgrp()
+
+
+def _foreground() -> int | None:
+    """The process group in the foreground of our terminal; None if we have no terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        return os.tcgetpgrp(terminal)
+    except OSError:  # it has hung up
+        return None
+    finally:
+        os.close(terminal)
+
+
+def _on_windows(
+    words: Sequence[str],
+    interrupts: Interrupts,
+    notify: Notice,
+    timings: Timings,
+) -> Ended:
+    """What is typed reaches every process of a console by itself."""
+    import shutil
+    import subprocess
+
+    try:
+        # CreateProcess() finds no npm.cmd for npm.
+        process = subprocess.Popen([shutil.which(words[0]) or words[0], *words[1:]])
+    except OSError as error:
+        raise CannotRunError(words[0], error) from error
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            # No signal wakes up a wait: our handlers run between two of them.
+            code = process.wait(timeout=0.25)
+            code = 130 if code == _WINDOWS_CTRL_C else code
+            # sys.exit() takes no more than 31 bits.
+            return Ended(code - (code >> 31 << 32), interrupts.asked is not None)
+        if interrupts.asked and time.monotonic() > interrupts.asked + timings.urgent:
+            notify("the command goes on: it is terminated")
+            process.kill()

@@ -1,0 +1,459 @@
+"""The pytest plugin: frees the ports before the first test and after the last one.
+
+    [pytest]                                   [tool.pytest.ini_options]
+    free_ports = 8000 8125/udp                 free_ports = ["8000", "8125/udp"]
+
+Keys, as on every surface: ``free_ports``, ``free_ports_scope``, ``free_ports_grace``,
+``free_ports_wait``, ``free_ports_on_busy`` and ``free_ports_leaks``. On the command line
+``--free-ports`` and ``--free-ports-scope`` come before them, and what none of these says, the
+nearest ``[tool.portfree]`` does. Until somebody names ports, nothing of portfree is loaded but this
+file.
+
+Exit codes: 4 if a port is busy, ``free_ports_on_busy`` is ``fail`` and so no test is started. It is
+what pytest has for everything that keeps it from beginning, such as a broken conftest.py, where 1
+would say that tests have failed. 1 if the tests went well, but a port stayed busy after them, or a
+server was left behind where ``free_ports_leaks`` is ``fail``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from _pytest.terminal import TerminalReporter
+
+    from portfree.config import Settings
+    from portfree.guard import Run
+    from portfree.ports import Port
+    from portfree.report import Outcome, Report, Request
+
+# With these pytest starts a session, but no test, nor a fixture that could start a server.
+_ONLY_LOOKS = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan", "cacheshow")
+
+# In native TOML a time is a number, for which pytest has had a type since 8.4.
+_SECONDS: Any = "float" if pytest.version_tuple >= (8, 4) else "string"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our options, and our keys in the configuration file."""
+    group = parser.getgroup("portfree", "free ports before and after the tests (portfree)")
+    group.addoption(
+        "--free-ports",
+        action="append",
+        metavar="PORTS",
+        help='the ports to free, such as "8000,9000-9010", instead of the configured ones',
+    )
+    group.addoption(
+        "--free-ports-scope",
+        metavar="WHOM",
+        help="whom to stop before the tests: orphans (the default), mine or any",
+    )
+    add = parser.addini
+    add("free_ports", "ports to free before and after the tests", type="args", default=None)
+    add("free_ports_scope", "whom to stop for that: orphans, mine or any", "string", default=None)
+    add("free_ports_grace", "seconds that a server gets to shut down", _SECONDS, default=None)
+    add("free_ports_wait", "seconds to wait for a live run to end", _SECONDS, default=None)
+    add("free_ports_on_busy", "what if a port stays busy: warn or fail", "string", default=None)
+    add(
+        "free_ports_leaks",
+        "servers that the tests leave on other ports: ignore, warn, stop or fail",
+        "string",
+        default=None,
+    )
+
+
+# First, for a conftest.py may start its servers in this hook, and xdist starts its workers in it.
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Free the ports and open a run, if there are ports to free and tests to be run."""
+    config = session.config
+    # The controller of xdist does it for all of its workers.
+    if hasattr(config, "workerinput") or any(config.getoption(name, None) for name in _ONLY_LOOKS):
+        return
+    guard = _configured(config)
+    if guard is not None:
+        config.stash[_GUARD] = guard
+        guard.before()
+
+
+# Around all others, for they may end fixtures and the workers of xdist, and some of them may fail;
+# but within that of the terminal, which then prints the summary.
+@pytest.hookimpl(hookwrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """End the run and free the ports again."""
+    yield
+    guard = session.config.stash.get(_GUARD, None)
+    if guard is not None:
+        guard.after()
+        if guard.interrupted:
+            _end_red(session, pytest.ExitCode.INTERRUPTED)
+        elif guard.failure:
+            _end_red(session, pytest.ExitCode.TESTS_FAILED)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The same where the session never came to its start, or its end, for another plugin failed."""
+    guard = config.stash.get(_GUARD, None)
+    if guard is not None:
+        guard.after()
+        guard.tell_the_rest()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which ports are guarded, and what was done for that."""
+    guard = config.stash.get(_GUARD, None)
+    return None if guard is None else guard.header()
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    """Say what was stopped, kept and left behind; nothing if nothing was."""
+    guard = config.stash.get(_GUARD, None)
+    lines = guard.take_lines() if guard is not None else []
+    if lines:
+        terminalreporter.write_sep("=", "portfree")
+        for line, markup in lines:
+            terminalreporter.write_line(line, **markup)
+
+
+def _end_red(session: pytest.Session, code: pytest.ExitCode) -> None:
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = code
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+def _configured(config: pytest.Config) -> _Guard | None:
+    """The guard that the configuration asks for; None if it asks for none."""
+    words = config.getoption("free_ports") or _ini(config, "free_ports")
+    table = _has_table(config)
+    if not words and not table:
+        return None
+
+    try:
+        from portfree.errors import PortfreeError
+
+        try:
+            request = _request(config, _load(config) if table else None)
+        except PortfreeError as error:
+            raise pytest.UsageError(f"portfree: {error}") from error
+    except pytest.UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see _Guard.before
+        return _Guard(config, None, trouble=f"the configuration could not be read: {error!r}")
+    return _Guard(config, request) if request.ports else None
+
+
+def _request(config: pytest.Config, table: Settings | None) -> Request:
+    from portfree import settings
+    from portfree.report import Request
+
+    def value(key: str, check: Callable[[Any, str], Any], default: object) -> Any:  # noqa: ANN401
+        given = _ini(config, f"free_ports_{key}")
+        if given is not None:
+            with _named(_source(config, f"free_ports_{key}")):
+                return check(given, f"free_ports_{key}")
+        return default if table is None or (said := getattr(table, key)) is None else said
+
+    ports = _ports(config)
+    scope = config.getoption("free_ports_scope")
+    return Request(
+        ports if ports or table is None else table.ports,
+        scope=settings.scope(scope, "--free-ports-scope")
+        if scope is not None
+        else value("scope", settings.scope, settings.SCOPE),
+        grace=value("grace", _seconds, settings.GRACE),
+        wait=value("wait", _seconds, settings.WAIT),
+        on_busy=value("on_busy", settings.on_busy, settings.ON_BUSY),
+        leaks=value("leaks", settings.leaks, "warn"),
+    )
+
+
+def _ports(config: pytest.Config) -> tuple[Port, ...]:
+    from portfree.ports import parse_ports
+
+    if words := config.getoption("free_ports"):
+        with _named("--free-ports"):
+            return parse_ports(*words)
+    with _named(f"{_source(config, 'free_ports')}: free_ports"):
+        return parse_ports(*(_ini(config, "free_ports") or ()))
+
+
+def _seconds(value: object, name: str) -> float:
+    from portfree import settings
+
+    try:
+        return settings.seconds(float(value) if isinstance(value, str) else value, name)
+    except ValueError:
+        return settings.seconds(value, name)  # no number: to be refused in the words for everybody
+
+
+def _ini(config: pytest.Config, key: str) -> Any:  # noqa: ANN401 - whatever the file has
+    """What the configuration file says; None if it says nothing."""
+    try:
+        value = config.getini(key)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        what = str(error)
+        if f"'{key}'" not in what:
+            what = f"{key}: {what}"
+        if str(config.inipath) not in what:
+            what = f"{_source(config, key)}: {what}"
+        hint = '; write free_ports = ["8000"], a list of strings' if key == "free_ports" else ""
+        raise pytest.UsageError(f"portfree: {what}{hint}") from error
+    return None if value in (None, "", []) else value  # older pytests know no default of None
+
+
+def _source(config: pytest.Config, key: str) -> str:
+    """Where a key of the configuration was given its value."""
+    overrides: Iterable[str] = config.getoption("override_ini", None) or ()
+    if any(each.partition("=")[0].strip() == key for each in overrides):
+        return "-o on the command line"
+    return str(config.inipath)
+
+
+def _has_table(config: pytest.Config) -> bool:
+    """Whether it is worth to load what reads ``[tool.portfree]``: most projects have none."""
+    for folder in (config.rootpath, *config.rootpath.parents):
+        try:
+            if b"tool.portfree" in (folder / "pyproject.toml").read_bytes():
+                return True
+        except OSError:  # there is none, mostly
+            pass
+        if (folder / ".git").exists():
+            break
+    return False
+
+
+def _load(config: pytest.Config) -> Settings | None:
+    from portfree.config import load
+
+    return load(config.rootpath)
+
+
+class _named:  # noqa: N801 - used like a function
+    """Put a name before what is wrong."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        from portfree import PortfreeError
+
+        if isinstance(error, PortfreeError):
+            raise PortfreeError(f"{self._name}: {error}") from error
+
+
+# --- the way through a session -------------------------------------------------------------------
+
+
+class _Guard:
+    """What frees the ports of one session, and remembers what it has to say of that."""
+
+    def __init__(self, config: pytest.Config, request: Request | None, trouble: str = "") -> None:
+        self._config = config
+        self._request = request
+        self._pid = os.getpid()
+        self._run: Run | None = None
+        self._trouble = [trouble] if trouble else []
+        self._ended = False
+        self._told = False
+        self.failure = ""
+        """Why the session must not end green."""
+        self.interrupted = False
+
+    def before(self) -> None:
+        """Free the ports and open a run; `pytest.UsageError` if that failed and must not."""
+        request = self._request
+        if request is None:
+            return
+        strict = request.on_busy == "fail"
+        try:
+            from portfree._free import free
+            from portfree.guard import Run
+
+            run = Run(free(request, notice=self._notice, phase="before"), notice=self._notice)
+            busy = _in_the_way(run.before) if strict else []
+            if not busy:
+                run.open()
+                self._run = run
+        except Exception as error:  # what goes wrong in here must turn no run red
+            self._failed("before", error)
+            if strict:
+                self._told = True
+                raise pytest.UsageError(f"portfree: {self._trouble[-1]}") from error
+            return
+        if busy:
+            raise pytest.UsageError(
+                "portfree: no test was started, for free_ports_on_busy is fail, and "
+                + "; ".join(map(_summary, busy))
+            )
+
+    def after(self) -> None:
+        """End the run and free the ports again, once, and in the process that began it alone."""
+        run = self._run
+        if run is None or self._ended or os.getpid() != self._pid:
+            return
+        self._ended = True
+        request = run.before.request
+        try:
+            run.close()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self._trouble.append("interrupted: the ports may not have been freed after the tests")
+        except Exception as error:  # noqa: BLE001
+            self._failed("after", error)
+            if "fail" in (request.on_busy, request.leaks):
+                self.failure = "the ports could not be looked after"
+        else:
+            self.failure = _verdict(run)
+
+    def header(self) -> str:
+        """One line for the top of the session: which ports, and what was done."""
+        try:
+            return f"portfree: {self._what_was_done()}"
+        except Exception as error:  # noqa: BLE001
+            return f"portfree: {error!r}"
+
+    def _what_was_done(self) -> str:
+        if self._run is None or self._request is None:
+            return "; ".join(self._trouble)
+        done = _in_short(self._run.before.outcomes)
+        return f"{_listed(self._request.ports)}, scope {self._request.scope}: {done}"
+
+    def take_lines(self) -> list[tuple[str, dict[str, bool]]]:
+        """The lines for the end of the session, with their colours; and no second time."""
+        if self._told or os.getpid() != self._pid:
+            return []
+        self._told = True
+        try:
+            lines = list(self._lines())
+        except Exception as error:  # noqa: BLE001
+            lines = [(f"what was done cannot be shown: {error!r}", {"yellow": True})]
+        if self.failure:
+            lines.append((f"exit status 1: {self.failure}", {"red": True}))
+        return lines
+
+    def tell_the_rest(self) -> None:
+        """Say the same on stderr, where pytest has printed no summary."""
+        from portfree._free import tell
+
+        for line, _ in self.take_lines():
+            tell(line)
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, bool]]]:
+        warning = {"yellow": True}
+        if run := self._run:
+            before = [each for each in run.before.outcomes if _is_worth_a_line(each)]
+            for outcome in before:
+                yield f"before: {_summary(outcome)}", {} if outcome.ok else warning
+            for outcome in run.after.outcomes if run.after else ():
+                known = any(_is_the_same(outcome, each) for each in before)
+                if _is_worth_a_line(outcome) and not known:
+                    yield f"after: {_summary(outcome)}", {} if outcome.ok else warning
+
+            from portfree.render import doubt, leak_line
+
+            for outcome in run.doubtful:
+                yield doubt(outcome), warning
+            for leak in run.leaks:
+                yield leak_line(leak), warning
+        for trouble in self._trouble:
+            yield trouble, warning
+
+    def _failed(self, when: str, error: Exception) -> None:
+        self._trouble.append(f"the ports could not be looked after {when} the tests: {error!r}")
+
+    def _notice(self, line: str) -> None:
+        """Say something while it happens, also in the middle of a line of dots."""
+        from portfree._free import tell
+
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.flush()
+        tell(line)
+
+
+def _verdict(run: Run) -> str:
+    """Why a session with this run must not end green; empty if it may."""
+    request = run.before.request
+    if request.leaks == "fail" and run.leaks:
+        return "the tests have left a server behind, and free_ports_leaks is fail"
+    if request.on_busy == "fail" and run.after and _in_the_way(run.after):
+        return "a port stayed busy, and free_ports_on_busy is fail"
+    return ""
+
+
+_GUARD = pytest.StashKey[_Guard]()
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _summary(outcome: Outcome) -> str:
+    from portfree.render import summary
+
+    return summary(outcome)
+
+
+def _in_the_way(report: Report) -> list[Outcome]:
+    """The ports that are busy, but not with a server that conftest.py has started for this run."""
+    return [outcome for outcome in report.outcomes if not outcome.ok and not _is_our_own(outcome)]
+
+
+def _is_our_own(outcome: Outcome) -> bool:
+    return (
+        outcome.status == "busy"
+        and bool(outcome.holders)
+        and all(
+            holder.verdict.action == "keep" and holder.verdict.rule in ("self", "own-run")
+            for holder in outcome.holders
+        )
+    )
+
+
+def _is_worth_a_line(outcome: Outcome) -> bool:
+    return (outcome.status != "free" or bool(outcome.notes)) and not _is_our_own(outcome)
+
+
+def _is_the_same(one: Outcome, other: Outcome) -> bool:
+    """Whether two looks at a port saw it in the same hands."""
+    return (one.port, one.status) == (other.port, other.status) == (one.port, "busy") and {
+        holder.pid for holder in one.holders
+    } == {holder.pid for holder in other.holders}
+
+
+def _in_short(outcomes: Sequence[Outcome]) -> str:
+    """What was done, for a line that has to hold all of it: the summary tells the rest."""
+    told = [each for each in outcomes if each.status != "free" or each.notes]
+    if not told:
+        return "free"
+    if len(told) == 1:
+        return _summary(told[0])
+    parts = []
+    for status in ("freed", "busy"):
+        ports = tuple(each.port for each in told if each.status == status)
+        if ports:
+            parts.append(f"{status}: {_listed(ports)}")
+    return "; ".join(parts) or "free"
+
+
+def _listed(ports: Sequence[Port]) -> str:
+    """The ports, those in a row as a range: ``8000-8010/tcp, 8125/udp``."""
+    rows: list[list[Port]] = []
+    for port in ports:
+        last = rows[-1][-1] if rows else None
+        if last and (last.number + 1, last.protocol) == port:
+            rows[-1].append(port)
+        else:
+            rows.append([port])
+    return ", ".join(str(row[0]) if len(row) == 1 else f"{row[0].number}-{row[-1]}" for row in rows)

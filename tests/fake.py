@@ -385,6 +385,10 @@ class FakeSystem:
             actor = self.actors.get(pid)
             return actor is not None and not actor.hidden and bool(actor.holds & set(ids))
 
+    def exists(self, pid: int) -> bool:
+        with self._asked("exists"):
+            return pid in self.actors
+
     def process(self, pid: int) -> Process | None:
         with self._asked("process"):
             actor = self.actors.get(pid)

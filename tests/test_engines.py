@@ -11,13 +11,18 @@ import pytest
 from portfree.ports import Port
 from portfree.system import engines
 from portfree.system.boundary import Process
-from portfree.system.engines import Engines, container_behind
+from portfree.system.engines import Engines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="plays the engines with shell scripts")
+
+
+def container_behind(proxy: Process, port: Port) -> str:
+    return Engines().container_behind(proxy, port)
+
 
 PROXY = Process(pid=7, ppid=1, start=7, name="docker-proxy")
 

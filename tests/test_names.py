@@ -239,6 +239,13 @@ def test_test_runners(command: str) -> None:
     assert names.is_test_runner(process(9, command))
 
 
+@pytest.mark.parametrize(
+    ("command", "is_pytest"), [("python -m pytest", True), ("py.test", True), ("nox", False)]
+)
+def test_pytest(command: str, *, is_pytest: bool) -> None:
+    assert names.is_pytest(process(9, command)) is is_pytest
+
+
 def test_a_test_runner_by_its_title() -> None:
     assert names.is_test_runner(titled(9, "node (vitest)", name="node"))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from build import process
@@ -27,6 +27,10 @@ class Machine:
 
     processes: dict[int, Process] = field(default_factory=dict)
     namespace: str = ""
+    hidden: frozenset[int] = frozenset()
+
+    def exists(self, pid: int) -> bool:
+        return pid in self.processes or pid in self.hidden
 
     def process(self, pid: int) -> Process | None:
         return self.processes.get(pid)
@@ -194,6 +198,7 @@ def test_a_run_whose_start_could_not_be_told_may_go_on() -> None:
     assert runs.alive(seen_by_another, machine(CONTROLLER))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**62), st.integers(1, 2**62))
 def test_the_start_is_compared_as_a_whole(told: int, found: int) -> None:
     alive = runs.alive(f"{PID}.{told}.0", machine(process(PID, start=found)))
@@ -201,8 +206,15 @@ def test_the_start_is_compared_as_a_whole(told: int, found: int) -> None:
     assert alive is (told == found)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_breaks_the_reading(path: str) -> None:
     for element in runs.elements(path):
         assert runs.alive(element, machine()) in (True, False)
     assert runs.beyond(runs.elements(path), runs.elements(path)) == ()
+
+
+def test_a_controller_that_is_hidden_from_us_counts_as_alive() -> None:
+    hides_it = cast("System", Machine(hidden=frozenset({PID})))
+    assert runs.alive(f"{PID}.34567.9f3c", hides_it)
+    assert not runs.alive(f"{PID}.34567.9f3c", machine())

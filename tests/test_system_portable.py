@@ -640,9 +640,10 @@ def test_a_container_is_asked_for_at_its_engine(
 ) -> None:
     proxy = Process(pid=1, ppid=0, start=1, name="docker-proxy")
     monkeypatch.setattr(
-        "portfree.system.engines.container_behind", lambda process, port: f"{process.name} {port}"
+        "portfree.system.engines._ask", lambda engine, port, _: f"{engine} on {port}"
     )
-    assert system.container_behind(proxy, Port(8000)) == "docker-proxy 8000/tcp"
+    assert system.container_behind(proxy, Port(8000)) == "docker on 8000/tcp"
+    assert system.exists(os.getpid())
 
 
 # Services

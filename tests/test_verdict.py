@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from build import (
@@ -83,6 +83,7 @@ CI = {"CI_JOB_ID": "991"}
 IDLE_AGENT = process(500, "/runner/bin/Runner.Listener run")
 AGENT = process(600, "/runner/bin/Runner.Worker spawnclient 1 2")
 GITLAB = process(300, "gitlab-runner run")
+STEP, OTHER_STEP = process(610, "bash -e step.sh"), process(620, "bash -e background.sh")
 
 
 def born(marks: Mapping[str, str], *, cwd: str | None = PROJECT) -> Process:
@@ -990,9 +991,9 @@ def test_live_run_without_a_directory() -> None:
             "attended",
         ),
         case(
-            "a CI agent above it that is our ancestor too",
-            holder(process(), AGENT, IDLE_AGENT, INIT),
-            context(OUR_PYTEST, AGENT, IDLE_AGENT, INIT),
+            "a CI agent above it that is our ancestor too, and our own step below that",
+            holder(process(), STEP, AGENT, IDLE_AGENT, INIT),
+            context(OUR_PYTEST, STEP, AGENT, IDLE_AGENT, INIT),
             "attended",
         ),
         case(
@@ -1088,6 +1089,94 @@ def test_with_scope_any_live_runs_do_not_count(found: Holder) -> None:
 
     # And nobody claims that the run has ended.
     assert (verdict.action, verdict.rule) == ("stop", "mine")
+
+
+# A hook acts for one run alone. What belongs to the run around it (pytest in pytest) is in use.
+
+INNER_PYTEST = process(900, "python -m pytest inner")
+HERE = "900.900.9f3c"  # a run that the caller itself has open
+CONFTEST = {"PYTEST_VERSION": "9.0.1"}
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize(
+    ("found", "asked", "says"),
+    [
+        case(
+            "its run id is that of the run around ours",
+            holder(process(850, marks=run_id(OURS)), INIT, live_runs=frozenset({OURS})),
+            context(run=(OURS,)),
+            "in use by the run around this one in ~/shop",
+        ),
+        case(
+            "the run around ours began before there was an id: a conftest.py started it",
+            holder(process(750, marks=CONFTEST), INIT),
+            context(INNER_PYTEST, THEIR_PYTEST, INIT),
+            "in use by pytest (pid 700) in ~/shop",
+        ),
+    ],
+)
+def test_what_belongs_to_the_run_around_ours_is_in_use(
+    found: Holder, asked: Context, says: str, phase: Phase
+) -> None:
+    verdict = judge(found, replace(asked, phase=phase))
+
+    assert (verdict.action, verdict.rule) == ("keep", "live-run")
+    assert verdict.reason == says
+
+
+def test_our_child_may_belong_to_a_run_of_ours_around_the_one_that_ends() -> None:
+    verdict = judge(OUR_CHILD, context(phase="after", run=(HERE,)))
+
+    assert (verdict.action, verdict.rule) == ("keep", "live-run")
+    assert verdict.reason == "in use by pytest (pid 900) in ~/shop"
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "rule"),
+    [
+        case(
+            "somebody asks for the port: no hook",
+            holder(process(850, marks=run_id(OURS)), INIT, live_runs=frozenset({OURS})),
+            context(run=(OURS,)),
+            "orphan",
+        ),
+        case(
+            "the run around ours has ended",
+            holder(process(850, marks=run_id(OURS)), INIT),
+            context(run=(OURS,), phase="after"),
+            "orphan",
+        ),
+        case(
+            "born further in, in a run that has ended",
+            holder(process(850, marks=run_id(OURS, INNER)), INIT, live_runs=frozenset({OURS})),
+            context(run=(OURS,), phase="after"),
+            "left-behind",
+        ),
+        case(
+            "older than the pytest around ours",
+            holder(process(650, marks=CONFTEST), INIT),
+            context(INNER_PYTEST, THEIR_PYTEST, INIT, phase="after"),
+            "left-behind",
+        ),
+        case(
+            "born in a test, which tells when it was born",
+            holder(process(750, marks=CONFTEST | IN_A_TEST), INIT),
+            context(INNER_PYTEST, THEIR_PYTEST, INIT, phase="after"),
+            "left-behind",
+        ),
+        case(
+            "what surrounds us is no pytest",
+            holder(process(750, marks=CONFTEST), INIT),
+            context(INNER_PYTEST, process(700, "nox"), INIT, phase="after"),
+            "left-behind",
+        ),
+    ],
+)
+def test_what_does_not_belong_to_the_run_around_ours(
+    found: Holder, asked: Context, rule: str
+) -> None:
+    assert judge(found, asked).rule == rule
 
 
 # 8. left-behind: it was born in a run that has certainly ended
@@ -1258,6 +1347,24 @@ def test_service(platform: str, found: Holder, instead: str, scope: Scope) -> No
     assert (verdict.action, verdict.rule) == ("keep", "service")
     assert verdict.reason == f"it is the service {found.process.unit}"
     assert verdict.instead == instead
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        case("beside ours", holder(process(), OTHER_STEP, AGENT, INIT), ("keep", "live-run")),
+        case("ours itself", holder(process(), STEP, AGENT, INIT), ("stop", "mine")),
+        case("one that is over: adopted", holder(process(), INIT), ("stop", "orphan")),
+    ],
+)
+def test_a_server_of_another_step_of_our_own_ci_job(
+    found: Holder, verdict: tuple[str, str]
+) -> None:
+    judged = judge(found, context(process(900, "pytest"), STEP, AGENT, INIT, scope="mine"))
+
+    assert (judged.action, judged.rule) == verdict
+    if verdict[0] == "keep":
+        assert "another step of this CI job, which goes on" in judged.reason
 
 
 def test_an_agent_is_a_service_even_to_who_may_stop_live_runs() -> None:
@@ -1792,6 +1899,9 @@ _COMMANDS = st.sampled_from(
         *("code", "systemd-resolved", "java -jar jenkins.war"),
     ]
 )
+# A machine that is busy with other tests is no fault.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 _ELEMENTS = (OURS, THEIRS, INNER, "garbled")
 _VALUES = {
     "PORTFREE_RUN_ID": [
@@ -1896,6 +2006,7 @@ def machines(draw: st.DrawFn, platform: str | None = None) -> Machine:
     return Machine(holders, replace(context(**circumstances), caller=caller, lineage=ours[1:]))
 
 
+@patient
 @given(machines())
 def test_never_the_caller_nor_an_ancestor(machine: Machine) -> None:
     own = {each.pid for each in machine.context.ours}
@@ -1904,6 +2015,7 @@ def test_never_the_caller_nor_an_ancestor(machine: Machine) -> None:
         assert verdict.action == "keep" or pid not in own
 
 
+@patient
 @given(machines())
 def test_never_the_first_process(machine: Machine) -> None:
     for found in machine.holders:
@@ -1912,6 +2024,7 @@ def test_never_the_first_process(machine: Machine) -> None:
     assert judge_all(machine.holders, machine.context).get(1, ("keep",))[0] == "keep"
 
 
+@patient
 @given(machines())
 def test_never_what_could_not_be_pinned_or_told(machine: Machine) -> None:
     for found in machine.holders:
@@ -1919,6 +2032,7 @@ def test_never_what_could_not_be_pinned_or_told(machine: Machine) -> None:
             assert judge(found, machine.context).action == "keep"
 
 
+@patient
 @given(machines())
 def test_never_another_users_unless_asked_and_able(machine: Machine) -> None:
     asked = machine.context
@@ -1930,6 +2044,7 @@ def test_never_another_users_unless_asked_and_able(machine: Machine) -> None:
         assert verdict.action == "keep" or verdict.rule == "own-run"
 
 
+@patient
 @given(machines())
 def test_never_a_container_nor_a_part_of_the_system(machine: Machine) -> None:
     verdicts = judge_all(machine.holders, machine.context)
@@ -1938,6 +2053,7 @@ def test_never_a_container_nor_a_part_of_the_system(machine: Machine) -> None:
             assert verdicts[found.pid].action == "keep"
 
 
+@patient
 @given(machines())
 def test_who_shares_a_socket_shares_the_action(machine: Machine) -> None:
     verdicts = judge_all(machine.holders, machine.context)
@@ -1949,6 +2065,7 @@ def test_who_shares_a_socket_shares_the_action(machine: Machine) -> None:
                 assert verdicts[one.pid].action == verdicts[other.pid].action
 
 
+@patient
 @given(machines())
 def test_every_verdict_says_why_and_every_keep_what_to_do(machine: Machine) -> None:
     for verdict in judge_all(machine.holders, machine.context).values():
@@ -1958,6 +2075,7 @@ def test_every_verdict_says_why_and_every_keep_what_to_do(machine: Machine) -> N
         assert "None" not in verdict.reason + verdict.instead
 
 
+@patient
 @given(machines(), st.randoms(use_true_random=False))
 def test_neither_time_nor_order_changes_a_verdict(machine: Machine, random: Random) -> None:
     shuffled = list(machine.holders)
@@ -1972,6 +2090,7 @@ def test_neither_time_nor_order_changes_a_verdict(machine: Machine, random: Rand
     }
 
 
+@patient
 @given(machines())
 def test_a_wider_scope_stops_no_less(machine: Machine) -> None:
     for found in machine.holders:
@@ -1981,6 +2100,7 @@ def test_a_wider_scope_stops_no_less(machine: Machine) -> None:
         assert stops == sorted(stops)
 
 
+@patient
 @given(machines())
 def test_before_a_run_nobody_is_stopped_who_is_kept_otherwise(machine: Machine) -> None:
     for found in machine.holders:
@@ -2005,6 +2125,7 @@ _HIDE: dict[str, Callable[[Holder], Holder]] = {
 
 
 @pytest.mark.parametrize("hidden", _HIDE)
+@patient
 @given(machine=machines(platform="linux"))
 def test_what_is_hidden_never_turns_keep_into_stop(hidden: str, machine: Machine) -> None:
     # By its scope alone, a port is freed from whoever cannot be seen to be in use.

@@ -14,6 +14,9 @@ from portfree.system.boundary import Bind, Owners, Socket, System
 # often we try again, a few milliseconds apart, before we believe that somebody unseen has the port.
 _TRIES = 25
 _PAUSE = 0.004
+# Where a look takes its time (psutil asks every process), fewer tries last as long.
+_FEWEST = 2
+_LONGEST = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,10 @@ def unheld(system: System, ports: Collection[Port]) -> dict[Port, Finding]:
     pending = list(ports)
     before: set[Hashable] = set()
     using: dict[Port, list[Socket]] = {}
+    until = system.now() + _LONGEST
     for attempt in range(_TRIES + 1):
+        if attempt > _FEWEST and system.now() > until:
+            break
         if attempt:
             system.wait((), _PAUSE)
         answers = {port: system.bind(port) for port in pending}

@@ -161,8 +161,8 @@ def leader(holder: Holder, holders: Collection[Holder], port: Port) -> Holder | 
 
 def _leads_terminal(process: Process) -> bool:
     # The kernel takes the terminal from everybody when the session's leader ends
-    # (credentials(7)), so a leader that has one is alive and somebody sits there. Whose session could
-    # not be read may be one.
+    # (credentials(7)), so a leader that has one is alive and somebody sits there. Whoever has one
+    # and does not tell the session may be that leader.
     leads = process.session is None or process.leads_session
     return leads and process.terminal is not None
 

@@ -100,7 +100,8 @@ def choose(
             # Stopped once more, the server would be there once more.
             ids = {socket.id for socket in holder.sockets}
             for other in seen.holders:
-                if ids & {socket.id for socket in other.sockets}:
+                shares = ids & {socket.id for socket in other.sockets}
+                if shares or other.descends_from(holder.process):
                     verdicts[other.pid] = verdict
             name = named(found.holder.process)
             notes |= dict.fromkeys(

@@ -54,7 +54,9 @@ def alive(element: str, system: System) -> bool:
         # Several runs may share a process (tox runs environments in threads), and we know ours.
         return element in OPEN_HERE
     process = system.process(int(pid))
-    if process is None or process.zombie:
+    if process is None:
+        return system.exists(int(pid))  # hidden from us (hidepid in proc(5)), or gone
+    if process.zombie:
         return False
     now = start_token(process.start)
     # Where a start is not told (0), or one is in ticks and one in seconds, the pid has to do.

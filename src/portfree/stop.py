@@ -90,7 +90,7 @@ def stop(
             waiting = [target for target in targets if target.pin.alive()]
             if not left and not any(target.restarts for target in waiting):
                 break
-            # On a slow machine a look may take longer than a stage; none ends before SIGKILL was sent.
+            # On a slow machine a look may take longer than a stage: none ends before SIGKILL.
             if (now >= deadline and not due) or _all_refuse(waiting):
                 break
             next_due = bool(due) and now >= due[0][0]

@@ -393,6 +393,8 @@ def _live_run(holder: Holder, context: Context) -> Verdict | None:
         job = holder.mark(variable)
         if job and job != context.jobs.get(variable) and _may_live(variable, job, context):
             return _in_use(None, holder, context, f"another CI job ({variable} {job})")
+    if runner is not None and _is_in_another_step(holder, runner, context):
+        return _in_use(None, holder, context, "another step of this CI job, which goes on")
     # A run that has ended tells who has left it. One that is ours too, or none, tells nothing.
     told = bool(_foreign_runs(holder, context))
     born = _born_in_a_test(holder) or not holder.process.complete
@@ -428,6 +430,18 @@ def _in_surrounding_run(holder: Holder, context: Context) -> Verdict | None:
 def _surrounding_here(context: Context) -> bool:
     """Whether the run that ends or begins lies within another one of the same process."""
     return any(element.split(".")[0] == str(context.caller.pid) for element in context.run)
+
+
+def _is_in_another_step(holder: Holder, runner: Process, context: Context) -> bool:
+    """Whether our own CI agent runs it in a step beside ours (``background: true``).
+
+    What a step that is over has left behind was adopted, and descends from no agent any more.
+    """
+    if not names.is_ci_agent(runner):
+        return False
+    chain = list(holder.upward())
+    at = chain.index(runner)
+    return at > 0 and not any(context.is_ours(process) for process in chain[:at])
 
 
 def _is_runner(process: Process) -> bool:

@@ -23,7 +23,7 @@ State = Literal["listening", "bound", "connected", "connecting", "fading"]
 """What a socket does with its port.
 
 ``listening`` and ``bound`` hold it (``bound``: bound and neither listening nor connected, which for
-UDP is the state of every server). ``connected`` and ``connecting`` merely use the number at their own
+UDP is the state of every server). ``connected`` and ``connecting`` only use the number at their own
 end. ``fading`` is a closed connection that the kernel keeps for a while (TIME_WAIT, FIN_WAIT2 and
 the like, RFC 9293 3.3.2)."""
 
@@ -74,7 +74,7 @@ class Socket:
 class Process:
     """A process as it was seen once. ``pid`` and ``start`` together are its identity.
 
-    What could not be read is ``None`` (``()`` or ``{}`` where it is a collection and ``complete`` is
+    What could not be read is ``None`` (``()`` or ``{}`` for a collection, and then ``complete`` is
     false): the verdict takes that for "unknown", never for "no".
     """
 
@@ -83,7 +83,7 @@ class Process:
     """0 where the parent lies outside our pid namespace, and for the first process; None where the
     parent has ended and nobody adopted the child, as on Windows."""
     start: float
-    """When it started: compared for equality, and ordered among the processes of one machine. An int,
+    """When it started: compared for equality, and ordered among a machine's processes. An int,
     clock ticks since boot, on Linux (proc(5), field 22 of stat), else seconds since the epoch."""
     name: str
     """The kernel's short name: at most 15 bytes on Linux."""
@@ -188,6 +188,9 @@ class System(Protocol):
 
     def process(self, pid: int) -> Process | None:
         """The facts about a process; None if there is no such process (any more)."""
+
+    def exists(self, pid: int) -> bool:
+        """Whether there is a process with this pid, be it hidden from us or not."""
 
     def pids(self) -> Iterable[int]:
         """Every process that can be seen."""

@@ -40,11 +40,6 @@ class Engines:
         return self._answers[engine, port]
 
 
-def container_behind(process: Process, port: Port) -> str:
-    """The same for a single question."""
-    return Engines().container_behind(process, port)
-
-
 def _ask(engine: str, port: Port, patience: float) -> str:
     command = [engine, "ps", "--filter", f"publish={port}", "--format", _FORMAT]
     try:

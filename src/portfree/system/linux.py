@@ -152,6 +152,15 @@ class LinuxSystem:
         except OSError:
             return []
 
+    def exists(self, pid: int) -> bool:
+        try:
+            os.kill(pid, 0)  # signal 0 only asks (kill(2)); it also finds what hidepid hides
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
     def process(self, pid: int) -> Process | None:
         stat = self._stat(pid)
         if stat is None:

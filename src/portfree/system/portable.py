@@ -19,7 +19,6 @@ from typing import Protocol as Interface
 import psutil
 
 from portfree.ports import Port, Protocol
-from portfree.system import engines
 from portfree.system.boundary import (
     CI_JOB_IDS,
     MARKS,
@@ -32,6 +31,7 @@ from portfree.system.boundary import (
     Socket,
     State,
 )
+from portfree.system.engines import Engines
 from portfree.system.probe import dual_stack_bind, each_address_bind, exclusive_bind
 from portfree.system.windows import HandlePin, Kernel32, elevated
 
@@ -129,6 +129,7 @@ class PortableSystem:
         self._output = output
         self._kernel32 = kernel32
         self._terminals = _Terminals(output)
+        self._engines = Engines()
         self._services: _Services | None = None
         if platform == "darwin":
             self._services = _Services(lambda: _launchd_jobs(output))
@@ -200,6 +201,9 @@ class PortableSystem:
             return False  # not seen to hold one: what cannot be read is no proof
 
     # Processes
+
+    def exists(self, pid: int) -> bool:
+        return psutil.pid_exists(pid)
 
     def process(self, pid: int) -> Process | None:
         try:
@@ -275,13 +279,16 @@ class PortableSystem:
             unit = self._services.of(proc.pid, started)
             complete = complete and self._services.known
         terminal, foreground = self._terminal(proc)
+        ppid, owner = self._parent(proc, started), self._owner(proc)
+        if ppid is None and self._platform != "win32":
+            owner = None  # a parent that is not told must not pass for one that has ended
         return Process(
             pid=proc.pid,
-            ppid=self._parent(proc, started),
+            ppid=ppid,
             start=start,
             name=_ask(proc.name) or "",
             argv=tuple(argv or ()),
-            owner=self._owner(proc),
+            owner=owner,
             started=started,
             cwd=cwd,
             session=self._session(proc.pid),
@@ -335,7 +342,7 @@ class PortableSystem:
         return None if device is None else device.removeprefix("/dev/"), False
 
     def container_behind(self, process: Process, port: Port) -> str:
-        return engines.container_behind(process, port)
+        return self._engines.container_behind(process, port)
 
     # Time
 

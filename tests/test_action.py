@@ -106,6 +106,13 @@ def test_the_page_has_a_row_for_each_process() -> None:
     ]
 
 
+def test_the_page_names_the_step_where_there_is_no_test() -> None:
+    in_a_step = busy(9000, test="", step="__run_2", launcher="bash (pid 7)")
+    in_none = busy(9001, test="", launcher="bash (pid 7)")
+    origins = [row[3] for row in cells(as_markdown(report(in_a_step, in_none)))]
+    assert origins == ["step &#95;&#95;run&#95;2", "by bash (pid 7)"]
+
+
 def test_the_page_of_a_run_has_its_begin_its_end_and_its_leaks() -> None:
     before, after = report(busy(8000)), report(Outcome(Port(8000), "free"))
     leak = Leak("::1", Port(43211), holder(ended="", seconds=None, test="", launcher="zsh (pid 9)"))

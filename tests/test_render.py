@@ -450,6 +450,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                         "cwd": "/home/alice/shop",
                         "launcher": None,
                         "test": "tests/test_api.py::test_search (setup)",
+                        "step": None,
                         "addresses": ["0.0.0.0"],
                         "root": True,
                         "verdict": {
@@ -482,6 +483,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                         "cwd": "/home/alice/shop/web",
                         "launcher": "zsh (pid 9) on pts/3",
                         "test": None,
+                        "step": None,
                         "addresses": ["127.0.0.1", "::1"],
                         "root": True,
                         "verdict": {
@@ -516,7 +518,7 @@ def test_what_is_not_known_is_null() -> None:
 
     unknown = {key for key, value in holder.items() if value is None}
     assert unknown == {
-        *("started", "started_epoch", "cwd", "uid", "user", "test", "ended", "seconds"),
+        *("started", "started_epoch", "cwd", "uid", "user", "test", "step", "ended", "seconds"),
     }
 
 

@@ -11,7 +11,7 @@ from portfree.ports import Port
 from portfree.report import HolderReport, Note, Outcome, Report, Request, Status, Verdict
 from portfree.stop import Target, what_became
 from portfree.survey import Survey
-from portfree.system.boundary import System
+from portfree.system.boundary import CI_STEP, System
 
 _Identity = tuple[int, float]
 
@@ -167,4 +167,5 @@ def holder_report(
         root=root,
         verdict=verdict,
         ended=ended,
+        step=holder.mark(CI_STEP),
     )

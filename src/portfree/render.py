@@ -37,6 +37,7 @@ A holder:
 ``cwd``                 its working directory
 ``launcher``            who started it and still looks after it
 ``test``                the test that it was born in, as pytest names it
+``step``                the step of a GitHub Actions job that it was born in
 ``addresses``           the local addresses of its sockets on this port
 ``root``                whether no ancestor of it holds the port too
 ``verdict``             ``action`` (``stop``, ``keep``), ``rule`` and ``reason``: why; ``instead``:
@@ -451,7 +452,9 @@ def _leak_cells(leak: Leak) -> tuple[str, ...]:
 
 def _holder_cells(holder: HolderReport) -> tuple[str, str]:
     facts = ", ".join(filter(None, (f" (pid {holder.pid})", holder.user)))
-    origin = holder.test or (f"by {holder.launcher}" if holder.launcher else "")
+    step = f"step {holder.step}" if holder.step else ""
+    launcher = f"by {holder.launcher}" if holder.launcher else ""
+    origin = holder.test or step or launcher
     return f"<code>{_cell(_command(holder))}</code>{_cell(facts)}", _cell(origin)
 
 
@@ -502,6 +505,7 @@ def _holder(holder: HolderReport) -> dict[str, object]:
         "cwd": _text(holder.cwd),
         "launcher": _text(holder.launcher),
         "test": _text(holder.test),
+        "step": _text(holder.step),
         "addresses": [_text(address) for address in holder.addresses],
         "root": holder.root,
         "verdict": {

@@ -71,6 +71,8 @@ class HolderReport(NamedTuple):
     """What became of it: ``"ended after SIGTERM"``; empty if it was not touched."""
     seconds: float | None = None
     """How long that took, in seconds from the first signal."""
+    step: str = ""
+    """The step of a GitHub Actions job that it was born in: its id, or ``__run_2`` and the like."""
 
 
 class Note(NamedTuple):

@@ -13,7 +13,7 @@ from portfree import names, runs
 from portfree.holder import Holder
 from portfree.ports import Port
 from portfree.report import Scope
-from portfree.system.boundary import CI_JOB_IDS, MARKS, XDIST_WORKER, Pin, Process, Socket, System
+from portfree.system.boundary import CI_JOB_IDS, KEPT_VARIABLES, Pin, Process, Socket, System
 from portfree.verdict import Context, Neighbour, Phase
 
 # Another program's probe of the port (and every portfree that runs at the same time) looks like a
@@ -181,9 +181,7 @@ def context_for(
     me = seen or Process(pid=os.getpid(), ppid=0, start=0, name="portfree")
     me, lineage = reader.lineage(me)
     # /proc shows the environment that a process started with, os.environ the one it has now.
-    now = {
-        name: os.environ[name] for name in (*MARKS, *CI_JOB_IDS, XDIST_WORKER) if name in os.environ
-    }
+    now = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     me = replace(me, marks=now)
     chain = (me, *lineage)
 

@@ -44,6 +44,13 @@ CI_JOB_IDS = ("RUNNER_TRACKING_ID", "CI_JOB_ID", "BUILD_TAG", "BUILDKITE_JOB_ID"
 XDIST_WORKER = "PYTEST_XDIST_WORKER"
 """Environment variable that names a worker of pytest-xdist."""
 
+CI_STEP = "GITHUB_ACTION"
+"""Environment variable that names the step of a CI job: its id, or ``__run_2`` for the second that
+has none (GitHub's reference of default variables)."""
+
+KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP))
+"""All that is read of a process's environment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Socket:
@@ -103,8 +110,7 @@ class Process:
     zombie: bool = False
     """Dead and not yet reaped, with no thread that still lives."""
     marks: Mapping[str, str] = field(default_factory=dict)
-    """The `MARKS`, the `CI_JOB_IDS` and ``PYTEST_XDIST_WORKER`` that its environment had at its
-    start; nothing else of it is kept."""
+    """The `KEPT_VARIABLES` that its environment had at its start; nothing else of it is kept."""
     complete: bool = True
     """Whether the environment, the directory and the command line could all be read."""
     unit: str | None = None

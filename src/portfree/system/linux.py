@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from portfree.ports import Port
 from portfree.system import proc_net, sock_diag
 from portfree.system.boundary import (
-    CI_JOB_IDS,
-    MARKS,
-    XDIST_WORKER,
+    KEPT_VARIABLES,
     Bind,
     Owners,
     Pin,
@@ -38,7 +36,6 @@ _SIGNALS: dict[Signal, signal.Signals] = {
     "INT": signal.SIGINT,
     "KILL": signal.SIGKILL,
 }
-_KEPT_VARIABLES = frozenset({*MARKS, *CI_JOB_IDS, XDIST_WORKER})
 
 # Container engines put the container's id, 64 hexadecimal digits, in the cgroup's name; LXC and
 # systemd-nspawn put its name there.
@@ -400,7 +397,7 @@ def _words(raw: bytes) -> tuple[str, ...]:
 
 def _marks(environment: bytes) -> dict[str, str]:
     pairs = (os.fsdecode(line).partition("=") for line in environment.split(b"\0"))
-    return {name: value for name, _, value in pairs if name in _KEPT_VARIABLES and value}
+    return {name: value for name, _, value in pairs if name in KEPT_VARIABLES and value}
 
 
 def _terminal(number: int) -> str | None:

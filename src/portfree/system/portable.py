@@ -20,9 +20,7 @@ import psutil
 
 from portfree.ports import Port, Protocol
 from portfree.system.boundary import (
-    CI_JOB_IDS,
-    MARKS,
-    XDIST_WORKER,
+    KEPT_VARIABLES,
     Bind,
     Owners,
     Pin,
@@ -37,7 +35,6 @@ from portfree.system.windows import HandlePin, Kernel32, elevated
 
 T = TypeVar("T")
 
-_KEPT = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER))
 
 _UNKNOWN = 0.0  # the start of a process that does not tell it
 
@@ -295,7 +292,9 @@ class PortableSystem:
             terminal=terminal,
             foreground=foreground,
             zombie=_zombie(proc),
-            marks={name: value for name, value in (environ or {}).items() if name in _KEPT},
+            marks={
+                name: value for name, value in (environ or {}).items() if name in KEPT_VARIABLES
+            },
             complete=complete,
             unit=unit,
         )

@@ -29,11 +29,8 @@ def tests(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, "tests"))
     session.install(_wheel(session))
     # One data file a session, also for the processes that tests start as other users.
-    data = Path(session.create_tmp()) / "coverage"
-    data.mkdir(exist_ok=True)
+    data = _empty_folder(session, "coverage")
     data.chmod(0o777)
-    for old in data.iterdir():
-        old.unlink()
     session.env["COVERAGE_FILE"] = str(data / "data")
     # One test plays what the README says, on port 8000 as it stands there.
     with free_ports(8000):
@@ -62,11 +59,19 @@ def lint(session: nox.Session) -> None:
 
 
 def _wheel(session: nox.Session) -> str:
-    folder = Path(session.create_tmp()) / "wheel"
-    for old in folder.glob("*.whl"):
-        old.unlink()
+    folder = _empty_folder(session, "wheel")
     session.run(
         "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".", silent=True
     )
     (wheel,) = folder.glob("*.whl")
     return str(wheel)
+
+
+def _empty_folder(session: nox.Session, name: str) -> Path:
+    # Not session.create_tmp(): that moves TMPDIR into this project, where the tests' own projects
+    # would be ours.
+    folder = session.cache_dir / f"{session.name}-{name}"
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    return folder

@@ -275,7 +275,7 @@ def test_a_failure_of_ours_turns_nothing_red(
     assert "could not be freed at the end of the run: RuntimeError" in caplog.text
 
 
-@pytest.mark.parametrize("what", ["free", "find_leaks", "log_outcomes"])
+@pytest.mark.parametrize("what", ["free", "log_outcomes"])
 def test_a_failure_of_ours_hides_nothing_red(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -290,7 +290,7 @@ def test_a_failure_about_leaks_hides_nothing_that_was_freed(
 ) -> None:
     port = stage.free_port()
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(guard, "find_leaks", broken)
+    monkeypatch.setattr(runs, "new_listeners", broken)
 
     with report_on(port) as run:
         stage.child(tcp(port))

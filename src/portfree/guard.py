@@ -10,7 +10,6 @@ from types import TracebackType
 from portfree import runs
 from portfree._free import free, log_outcomes, raise_if_busy, tell
 from portfree.errors import PortsLeakedError
-from portfree.leaks import find_leaks
 from portfree.render import doubt, leak_line
 from portfree.report import Leak, Outcome, Report, Request
 from portfree.system import current
@@ -97,6 +96,11 @@ class Run:
         if self._listeners is None:
             return
         try:
+            if not runs.new_listeners(self._system, self._listeners, request.ports):
+                return
+            # Loaded only now: mostly nothing was left, and a run should cost next to nothing.
+            from portfree.leaks import find_leaks
+
             self.leaks = find_leaks(
                 self._system,
                 known=self._listeners,

@@ -32,7 +32,7 @@ def find_leaks(
     *known* are the ids of the listeners that were there when it began. Where nothing was left, this
     costs one look at the kernel's list.
     """
-    new = _new(system, known, request)
+    new = runs.new_listeners(system, known, request.ports)
     if not new:
         return ()
     with survey(system, {socket.port for socket in new}) as seen:
@@ -40,7 +40,7 @@ def find_leaks(
         left = [holder for holder in seen.holders if _is_left(holder, new, context)]
         others = [holder for holder in left if holder.pid != context.caller.pid]
         _wait_for_the_last(system, others, seen)
-        new &= _new(system, known, request)
+        new &= runs.new_listeners(system, known, request.ports)
         left = [holder for holder in left if _is_left(holder, new, context)]
         verdicts = judge_all(seen.holders, context)
         top = {holder.pid for holder in roots(left)}
@@ -79,10 +79,6 @@ def find_leaks(
             if holder.pid in top
             for socket in sorted(holder.sockets & new, key=lambda one: (one.port, one.address))
         )
-
-
-def _new(system: System, known: Collection[Hashable], request: Request) -> set[Socket]:
-    return {s for s in system.listeners() if s.id not in known and s.port not in request.ports}
 
 
 def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
-from portfree.system.boundary import System
+from portfree.ports import Port
+from portfree.system.boundary import Socket, System
 
 RUN_ID = "PORTFREE_RUN_ID"
 
@@ -70,6 +71,13 @@ def alive(element: str, system: System) -> bool:
 def start_token(start: float) -> str:
     """A start time as run ids write it: ticks as they are, seconds as ``t`` and milliseconds."""
     return f"t{round(start * 1000)}" if isinstance(start, float) else str(start)
+
+
+def new_listeners(
+    system: System, known: Collection[Hashable], ports: Collection[Port]
+) -> set[Socket]:
+    """The listeners on other ports than these that were not there when their ids were *known*."""
+    return {s for s in system.listeners() if s.id not in known and s.port not in ports}
 
 
 def new_element(system: System) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
     from portfree._free import free_ports
-    from portfree.errors import PortfreeError, PortsBusyError, PortSpecError
+    from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError, PortSpecError
     from portfree.ports import Port
     from portfree.report import HolderReport, Note, Outcome, Report, Verdict
 
@@ -17,6 +17,7 @@ __all__ = [
     "PortSpecError",
     "PortfreeError",
     "PortsBusyError",
+    "PortsLeakedError",
     "Report",
     "Verdict",
     "free_ports",
@@ -29,6 +30,7 @@ _HOMES = {
     "PortfreeError": "errors",
     "PortSpecError": "errors",
     "PortsBusyError": "errors",
+    "PortsLeakedError": "errors",
     "Port": "ports",
     "HolderReport": "report",
     "Note": "report",

@@ -111,7 +111,7 @@ class Suite:
         self._environment = {
             "COLUMNS": "200",
             # Loading hypothesis takes longer than all that is tested here.
-            "PYTEST_ADDOPTS": "-p no:hypothesispytest",
+            "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:asyncio",
             # What is loaded by every session is compiled once.
             "PYTHONDONTWRITEBYTECODE": "",
             "PYTHONPYCACHEPREFIX": str(bytecode),

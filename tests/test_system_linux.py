@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -172,7 +173,7 @@ def test_a_thread_that_outlives_its_main_thread_is_a_holder(
 ) -> None:
     child = spawn(DEAD_LEADER, NOX_CURRENT_SESSION="tests-3.11")
     port = Port(int(ready(child)))
-    until(lambda: os.listdir(f"/proc/{child.pid}/fd") == [])  # noqa: PTH208
+    until(lambda: " Z " in Path(f"/proc/{child.pid}/stat").read_text())
     system = LinuxSystem()
     (found,) = system.sockets([port])
     assert system.owners([found.id]).pids == {found.id: {child.pid}}

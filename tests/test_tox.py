@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What pip says where it cannot reach an index.
-NO_INDEX = ("No matching distribution found", "NewConnectionError", "Could not fetch URL")
+NO_INDEX = (
+    *("No matching distribution found", "NewConnectionError", "Could not fetch URL"),
+    "No module named pip",
+)
 
 TEST = "tests/test_api.py::test_search (setup)"
 

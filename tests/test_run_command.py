@@ -22,7 +22,7 @@ from portfree import Report, _run_command, attend
 from stage import PATIENCE, Identity, Stage, accepts, children, is_free, launch, tcp, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -473,6 +473,22 @@ def test_it_leaves_the_calling_process_as_it_was(stage: Stage) -> None:
     assert state() == before
     assert _run_command.main([str(stage.free_port()), "--", "no-such-command"]) == 127
     assert state() == before
+
+
+def test_a_command_that_ends_unheard_has_ended_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = attend._next_signal
+
+    def deaf(watched: Collection[int], timeout: float | None) -> attend._Signal | None:
+        # As where another thread has got it.
+        got = hear(watched, timeout)
+        return None if got is not None and got.number == signal.SIGCHLD else got
+
+    monkeypatch.setattr(attend, "_next_signal", deaf)
+    monkeypatch.setattr(attend, "_LOOK_AGAIN", 0.05)
+
+    assert _run_command.main([str(stage.free_port()), "--", "sh", "-c", "exit 3"]) == 3
 
 
 # Leaks

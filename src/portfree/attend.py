@@ -218,13 +218,22 @@ class _Command:
             )
 
 
+# Where other threads live in our process, SIGCHLD may be delivered to one of them, and is lost: so
+# often, in seconds, we look after the command without having been told.
+_LOOK_AGAIN = 1.0
+
+
 def _on_posix(
     words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings
 ) -> Ended:
     command = _Command(words, interrupts, notify)
     end = _End(command, notify, timings)
     while True:
-        got = _next_signal(interrupts.watched, end.seconds_left())
+        left = end.seconds_left()
+        until = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
+        got = _next_signal(interrupts.watched, until)
+        if got is None and (left is None or left > _LOOK_AGAIN):
+            got = _Signal(signal.SIGCHLD, typed=False)
         if got is None:
             if not end.hasten():
                 break

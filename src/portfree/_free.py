@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 Notice = Callable[[str], None]
 
-# The kernel may need a moment to clear up behind SIGKILL: shorter graces than this do not make a
-# call shorter.
-_LEAST_GRACE = 0.5
-
 
 def free_ports(
     *ports: int | str,
@@ -106,7 +102,7 @@ def free(
     # Loaded only now: a call that finds every port free takes microseconds.
     from portfree import rounds
     from portfree.ledger import Ledger
-    from portfree.stop import stop
+    from portfree.stop import longest, stop
     from portfree.survey import context_for, survey
     from portfree.system import current
     from portfree.verdict import judge_all
@@ -114,7 +110,7 @@ def free(
     system = system or current()
     ledger = Ledger(request, system)
     patience = system.now() + request.wait
-    deadline = patience + 2 * max(request.grace, _LEAST_GRACE)
+    deadline = patience + longest(request.grace)
     notify = _once(notice)
     while held and system.now() < deadline:
         with survey(system, held) as seen:

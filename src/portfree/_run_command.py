@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from portfree import settings
 from portfree._free import free
-from portfree.attend import TIMINGS as TIMINGS
-from portfree.attend import CannotRunError, Interrupts, Timings, attend
+from portfree.attend import TIMINGS, CannotRunError, Interrupts, Timings, attend
 from portfree.cli import _in_color, _Options, _options_parser, _print, _read, _request
 from portfree.errors import PortfreeError
 from portfree.guard import Run

@@ -96,13 +96,15 @@ class Run:
         if self._listeners is None:
             return
         try:
-            if not runs.new_listeners(self._system, self._listeners, request.ports):
+            new = runs.new_listeners(self._system, self._listeners, request.ports)
+            if not new:
                 return
             # Loaded only now: mostly nothing was left, and a run should cost next to nothing.
             from portfree.leaks import find_leaks
 
             self.leaks = find_leaks(
                 self._system,
+                new,
                 known=self._listeners,
                 request=request,
                 ending=self._element,

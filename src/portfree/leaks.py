@@ -9,7 +9,7 @@ from portfree.holder import Holder, roots
 from portfree.ledger import holder_report
 from portfree.report import Leak, Request
 from portfree.rounds import approver
-from portfree.stop import Target, stop, what_became
+from portfree.stop import Target, longest, stop, what_became
 from portfree.survey import Survey, context_for, survey
 from portfree.system.boundary import Pin, Socket, System
 from portfree.verdict import Context, judge_all
@@ -21,6 +21,7 @@ _LOOK_EVERY = 0.025
 
 def find_leaks(
     system: System,
+    new: set[Socket],
     *,
     known: Collection[Hashable],
     request: Request,
@@ -29,18 +30,14 @@ def find_leaks(
 ) -> tuple[Leak, ...]:
     """The listeners that the run *ending* leaves behind, stopped if the request says so.
 
-    *known* are the ids of the listeners that were there when it began. Where nothing was left, this
-    costs one look at the kernel's list.
+    *new* are the listeners that were not there when it began, *known* the ids of those that were.
     """
-    new = runs.new_listeners(system, known, request.ports)
-    if not new:
-        return ()
     with survey(system, {socket.port for socket in new}) as seen:
         context = context_for(system, seen.holders, scope="orphans", phase="after", ending=ending)
         left = [holder for holder in seen.holders if _is_left(holder, new, context)]
         others = [holder for holder in left if holder.pid != context.caller.pid]
         _wait_for_the_last(system, others, seen)
-        new &= runs.new_listeners(system, known, request.ports)
+        new = new & runs.new_listeners(system, known, request.ports)
         left = [holder for holder in left if _is_left(holder, new, context)]
         verdicts = judge_all(seen.holders, context)
         top = {holder.pid for holder in roots(left)}
@@ -57,7 +54,7 @@ def find_leaks(
                 system,
                 targets,
                 grace=request.grace,
-                deadline=system.now() + 2 * max(request.grace, 0.5),
+                deadline=system.now() + longest(request.grace),
                 approve=approver(targets, context),
                 notify=notify,
             )

@@ -24,6 +24,8 @@ _LINGER = 0.02
 _PATIENCE = 0.5
 # What the kernel may take to clear up behind SIGKILL before the time of the call is over.
 _SETTLE = 0.25
+# For the same reason shorter graces than this do not make a call shorter.
+_LEAST_GRACE = 0.5
 
 
 @dataclass(slots=True)
@@ -44,6 +46,11 @@ class Target:
     """Seconds from the first signal until it was seen to have ended, or let go."""
     lives: bool = True
     """Whether it was still alive when we were done."""
+
+
+def longest(grace: float) -> float:
+    """The seconds that a call may take: for a server, and for one that is started in its place."""
+    return 2 * max(grace, _LEAST_GRACE)
 
 
 def stop(

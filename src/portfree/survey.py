@@ -49,6 +49,10 @@ class Survey:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the pins."""
         for pin in self.pins:
             pin.close()
 
@@ -61,8 +65,7 @@ def survey(system: System, ports: Collection[Port]) -> Survey:
     """
     seen = _look(system, ports)
     if any(seen.unowned(port) for port in ports):
-        with seen:
-            pass
+        seen.close()
         seen = _look(system, ports)
     return seen
 

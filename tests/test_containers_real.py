@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -199,6 +200,24 @@ def _asked_from_inside(
     script = f"cd {shlex.quote(str(project))}\n{before}\n{wait}\n{ask}"
     prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *init]
     return stage.call(port, cwd=project, prefix=[*prefix, "sh", "-c", script]).report()
+
+
+def test_what_a_run_has_left_in_the_session_of_the_first_process_is_stopped(
+    stage: Stage, project: Path
+) -> None:
+    # A CI job in a container: `sh -c 'portfree run 8000 -- pytest a; portfree run 8000 -- …'`
+    port = stage.free_port()
+    server = shlex.join(launch("adopted", tcp(port)))
+    run_that_is_killed = (
+        "import os, subprocess; from portfree import free_ports; free_ports(1).__enter__();"
+        f"subprocess.run({shlex.split(server)!r}, stdout=2); os._exit(1)"
+    )
+    before = shlex.join([sys.executable, "-c", run_that_is_killed])
+
+    outcome = only(_asked_from_inside(stage, project, (), port, before=f"cd /; {before}"))
+
+    assert outcome.status == "freed"
+    assert [each.verdict.rule for each in outcome.holders] == ["left-behind"]
 
 
 # Seen from outside

@@ -242,6 +242,26 @@ def test_it_may_not_have_been_left(chain: list[Process]) -> None:
     assert not was_left(holder(*chain), "PYTEST_CURRENT_TEST")
 
 
+def in_the_session_of_pid_1(run: str, adopter: Process = APP_AS_PID_1) -> Holder:
+    return holder(process(2000, marks={"PORTFREE_RUN_ID": run}, session=1), adopter)
+
+
+def test_the_first_process_of_a_container_has_not_started_what_another_run_has() -> None:
+    assert was_left(in_the_session_of_pid_1("77.1.ab"), "PORTFREE_RUN_ID")
+    assert was_left(in_the_session_of_pid_1("1.1.ab/77.1.cd"), "PORTFREE_RUN_ID")
+
+
+def test_the_first_process_may_have_started_what_its_own_run_has() -> None:
+    assert not was_left(in_the_session_of_pid_1("1.1.ab"), "PORTFREE_RUN_ID")
+    assert not was_left(in_the_session_of_pid_1("77.1.ab/1.1.cd"), "PORTFREE_RUN_ID")
+
+
+def test_another_adopter_in_sight_may_have_been_given_an_id_by_hand() -> None:
+    started = in_the_session_of_pid_1("77.1.ab", process(9, "app"))
+
+    assert not was_left(started, "PORTFREE_RUN_ID")
+
+
 # supervisors: who may start it again
 
 

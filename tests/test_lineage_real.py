@@ -137,14 +137,18 @@ def test_the_child_of_somebody_else_is_kept(stage: Stage, project: Path) -> None
 
 
 @one_backend
+@needs_program("setsid")
 def test_an_orphan_that_stayed_in_our_session(stage: Stage, project: Path) -> None:
+    # A session of their own: that of this test run may be the one of a pid 1 that is no init.
     port = stage.free_port()
-    server = stage.start("adopted", tcp(port), cwd=project)
+    server = shlex.join(launch("adopted", tcp(port)))
+    wait = f"until grep -q :{port:04X} /proc/net/tcp; do sleep 0.01; done"
+    prefix = ["setsid", "--wait", "sh", "-c", f'{server} >&2\n{wait}\nexec "$@"', "sh"]
 
-    outcome = only(free_ports(port))
+    outcome = only(stage.call(port, cwd=project, prefix=prefix).report())
 
     assert outcome.status == "freed"
-    assert holder(outcome, server).verdict.rule == "orphan"
+    assert [each.verdict.rule for each in outcome.holders] == ["orphan"]
 
 
 def test_a_server_that_a_living_program_started(stage: Stage, project: Path) -> None:

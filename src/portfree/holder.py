@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from portfree import names
 from portfree.ports import Port
+from portfree.runs import RUN_ID
 from portfree.system.boundary import Process, Socket
 
 
@@ -139,9 +140,14 @@ def was_left(holder: Holder, mark: str) -> bool:
         _leads_terminal(process) or names.is_multiplexer(process) for process in chain[: top + 1]
     ):
         return False
-    if top + 1 < len(chain):
-        return _adopts(chain[top + 1], chain[top])
-    return chain[top].ppid is None
+    if top + 1 == len(chain):
+        return chain[top].ppid is None
+    adopter = chain[top + 1]
+    # Only the controller of a run gives its id to others. The first process of a container that is
+    # not that controller has therefore started none of them, even if it shares its session.
+    innermost = value.rpartition("/")[2]
+    other_run = mark == RUN_ID and innermost.split(".")[0] != str(adopter.pid)
+    return _adopts(adopter, chain[top]) or (adopter.pid == 1 and other_run)
 
 
 def roots(holders: Collection[Holder]) -> list[Holder]:

@@ -238,7 +238,7 @@ def test_a_server_runs_as_another_user(stage: Stage) -> None:
 
 def test_run_ids_of_the_living_and_the_dead(stage: Stage) -> None:
     def controller(run_id: str) -> Identity:
-        pid, start, _ = run_id.split(".")
+        pid, start, *_ = run_id.split(".")
         return Identity(int(pid), int(start))
 
     assert controller(stage.run_id(alive=True)).alive

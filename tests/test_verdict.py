@@ -796,6 +796,7 @@ def test_a_user_without_a_name_is_named_by_the_number() -> None:
 
 # 7. live-run: somebody is using it right now. Five variants, and the near misses of each.
 
+TOX_AS_PID_1 = process(1, "tox -p", session=1)
 WORKING = (neighbour(THEIR_PYTEST, INIT),)
 
 
@@ -943,6 +944,12 @@ WORKING = (neighbour(THEIR_PYTEST, INIT),)
             "daemon: macOS hides whether it was born in a test",
             holder(process(2000, complete=False), process(1, "launchd")),
             context(platform="darwin", neighbours=WORKING),
+            "in use by pytest (pid 700) in ~/shop",
+        ),
+        case(
+            "daemon: adopted by our own runner, the first process of a container",
+            holder(born(IN_A_TEST), TOX_AS_PID_1),
+            context(OUR_PYTEST, TOX_AS_PID_1, neighbours=WORKING),
             "in use by pytest (pid 700) in ~/shop",
         ),
     ],

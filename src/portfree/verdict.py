@@ -398,7 +398,9 @@ def _live_run(holder: Holder, context: Context) -> Verdict | None:
     # A run that has ended tells who has left it. One that is ours too, or none, tells nothing.
     told = bool(_foreign_runs(holder, context))
     born = _born_in_a_test(holder) or not holder.process.complete
-    if runner is None and born and not told:
+    # A runner that is the first process of a container adopts what other runners have started.
+    adopted = runner is None or runner.pid == 1
+    if adopted and born and not told:
         for neighbour in context.neighbours:
             if _may_have_started(neighbour, holder):
                 return _in_use(neighbour.process, holder, context)

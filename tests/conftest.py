@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
+from figures import PROPERTY, Figures, table
 from stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from _pytest.terminal import TerminalReporter
+
+settings.register_profile("stress", max_examples=2_000, deadline=None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stress",
+        action="store_true",
+        help="the long version of the hardening tests, with a table of what they add up to",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--stress"):
+        settings.load_profile("stress")
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--stress"):
+        return
+    terminalreporter.write_sep("=", "figures")
+    recorded = [
+        value
+        for found in terminalreporter.stats.values()
+        for report in found
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        for name, value in report.user_properties
+        if name == PROPERTY
+    ]
+    for line in table(recorded):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """Counts the trials of a test, for the group that its file names."""
+    counted = Figures(request.module.GROUP)
+    yield counted
+    # As plain values: under xdist they travel to the controller.
+    request.node.user_properties.append((PROPERTY, astuple(counted)))
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the long version of the hardening tests."""
+    return bool(request.config.getoption("--stress"))
 
 
 @pytest.fixture

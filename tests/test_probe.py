@@ -164,13 +164,10 @@ class FakeSocket:
     def __init__(self, network: Network, family: int) -> None:
         self.network = network
         self.family = family
-
-    def __enter__(self) -> FakeSocket:
         self.network.open += 1
         assert self.network.open == 1, "the last one is still open"
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.network.open -= 1
 
     def setsockopt(self, level: int, option: int, value: int) -> None:

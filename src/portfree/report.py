@@ -1,10 +1,9 @@
 """What one call did: frozen values, ready to be shown (`render`) or asked.
 
 Named tuples rather than dataclasses: a call that finds every port free builds these, and importing
-dataclasses would cost it more than all its work.
+dataclasses would cost it more than all its work. And no ``from __future__ import annotations``: a
+named tuple compiles each annotation that is a text, and the first one takes Python a millisecond.
 """
-
-from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
@@ -137,12 +136,12 @@ class Report(_Report):
     In a ``with`` statement it opens a `Run`, and its end frees the ports again.
     """
 
-    _run: Run | None = None
+    _run: "Run | None" = None
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a {type(self).__name__} cannot be changed")
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> "Run":
         from portfree.guard import Run
 
         if self._run is not None:
@@ -155,7 +154,7 @@ class Report(_Report):
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         if self._run is not None:
             self._run.__exit__(kind, error, traceback)

@@ -8,8 +8,10 @@ is about to listen.
 from __future__ import annotations
 
 import sys
-from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EPERM
-from socket import (
+
+# What `socket` is built on: loading that, with its enums and selectors, would cost a third of the
+# time that Python takes to start, and none of it is needed here.
+from _socket import (
     AF_INET,
     AF_INET6,
     IPPROTO_IPV6,
@@ -20,6 +22,7 @@ from socket import (
     SOL_SOCKET,
     socket,
 )
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EPERM
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
@@ -111,15 +114,19 @@ def _try(
     v6only: int = 1,
 ) -> int | None:
     """The errno that a bind ended with; 0 if it worked."""
+    sock = None
     try:
-        with factory(family, SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM) as sock:
-            if family == AF_INET6:
-                sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, v6only)
-            if option is not None:
-                sock.setsockopt(SOL_SOCKET, option, 1)
-            sock.bind((address, port.number))
+        sock = factory(family, SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM)
+        if family == AF_INET6:
+            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, v6only)
+        if option is not None:
+            sock.setsockopt(SOL_SOCKET, option, 1)
+        sock.bind((address, port.number))
     except OSError as error:
         return error.errno
+    finally:
+        if sock is not None:
+            sock.close()
     return 0
 
 

@@ -7,7 +7,6 @@ The scene, unless a test says otherwise: our project is ``/home/me/shop``, and w
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -61,7 +60,7 @@ def process(pid: int = 2000, command: str = "python server.py", **facts: Unpack[
         cwd=PROJECT,
         session=pid,
     )
-    return replace(plain, **facts)
+    return plain._replace(**facts)
 
 
 def titled(pid: int, title: str, **facts: Unpack[Facts]) -> Process:
@@ -76,7 +75,7 @@ def family(*processes: Process) -> tuple[Process, ...]:
     The parent of the last one is whoever it says; that is somebody out of sight, unless it says 0
     (outside of our container, or nobody) or None (ended, and nobody has adopted its children).
     """
-    linked = [replace(child, ppid=parent.pid) for child, parent in pairwise(processes)]
+    linked = [child._replace(ppid=parent.pid) for child, parent in pairwise(processes)]
     return (*linked, *processes[-1:])
 
 
@@ -113,7 +112,7 @@ def holder(
         if isinstance(own.owner, int)
         else "",
     )
-    return replace(plain, **findings)
+    return plain._replace(**findings)
 
 
 def neighbour(*processes: Process, project: str | None = PROJECT) -> Neighbour:
@@ -150,7 +149,7 @@ def context(*us: Process, **circumstances: Unpack[Circumstances]) -> Context:
         home=HOME,
         project=PROJECT,
     )
-    return replace(plain, **circumstances)
+    return plain._replace(**circumstances)
 
 
 # Who is there in every scene.

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -394,7 +394,7 @@ class FakeSystem:
             actor = self.actors.get(pid)
             if actor is None:
                 return None
-            return actor.process if actor.alive else replace(actor.process, zombie=True)
+            return actor.process if actor.alive else actor.process._replace(zombie=True)
 
     def pids(self) -> Iterable[int]:
         with self._asked("pids"):
@@ -443,7 +443,7 @@ class FakeSystem:
     def _has_ended(self, actor: Actor) -> None:
         for child in self.actors.values():
             if child.process.ppid == actor.pid:
-                child.process = replace(child.process, ppid=1)
+                child.process = child.process._replace(ppid=1)
         if actor.reaped and self.actors.get(actor.pid) is actor:
             del self.actors[actor.pid]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,7 +64,7 @@ def test_a_holder_is_told_with_all_that_is_known(system: FakeSystem, project: Pa
 def test_a_windows_owner_has_no_uid() -> None:
     system = FakeSystem(name="win32", polite=False)
     server = system.server()
-    server.process = replace(server.process, owner="SHOP\\me")
+    server.process = server.process._replace(owner="SHOP\\me")
     told = entry(call(system, dry_run=True), server)
     assert told.uid is None
 

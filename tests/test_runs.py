@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -84,8 +84,8 @@ def test_only_runs_that_are_not_ours_tell_anything(theirs: str, ours: str, beyon
         pytest.param(f"{PID}.34566.9f3c", (CONTROLLER,), id="somebody older has the pid"),
         pytest.param(f"{PID}.34568.9f3c", (CONTROLLER,), id="somebody younger has the pid"),
         pytest.param(f"{PID}.3456.9f3c", (CONTROLLER,), id="a start that only begins alike"),
-        pytest.param(f"{PID}.34567.9f3c", (replace(CONTROLLER, zombie=True),), id="a zombie"),
-        pytest.param(f"{PID}.t100000.9f3c", (replace(CONTROLLER, start=103.0),), id="seconds"),
+        pytest.param(f"{PID}.34567.9f3c", (CONTROLLER._replace(zombie=True),), id="a zombie"),
+        pytest.param(f"{PID}.t100000.9f3c", (CONTROLLER._replace(start=103.0),), id="seconds"),
     ],
 )
 def test_a_run_has_ended_if_its_controller_certainly_has(
@@ -98,17 +98,17 @@ def test_a_run_has_ended_if_its_controller_certainly_has(
     ("element", "found"),
     [
         pytest.param(f"{PID}.34567.9f3c", (CONTROLLER,), id="same pid and same start"),
-        pytest.param(f"{PID}.t100000.9f3c", (replace(CONTROLLER, start=100.0),), id="in seconds"),
+        pytest.param(f"{PID}.t100000.9f3c", (CONTROLLER._replace(start=100.0),), id="in seconds"),
         pytest.param(
-            f"{PID}.t100000.9f3c", (replace(CONTROLLER, start=101.5),), id="the clock was set"
+            f"{PID}.t100000.9f3c", (CONTROLLER._replace(start=101.5),), id="the clock was set"
         ),
         pytest.param(f"{PID}.t100000.9f3c", (CONTROLLER,), id="seconds and ticks"),
         pytest.param(
-            f"{PID}.34567.9f3c", (replace(CONTROLLER, start=345.67),), id="ticks and seconds"
+            f"{PID}.34567.9f3c", (CONTROLLER._replace(start=345.67),), id="ticks and seconds"
         ),
         pytest.param(f"{PID}.0.9f3c", (CONTROLLER,), id="a start that the run did not know"),
         pytest.param(
-            f"{PID}.t9000.9f3c", (replace(CONTROLLER, start=0.0),), id="a start that is not told"
+            f"{PID}.t9000.9f3c", (CONTROLLER._replace(start=0.0),), id="a start that is not told"
         ),
     ],
 )

@@ -11,7 +11,6 @@ port 8000, in our project ``~/shop``; we are a pytest (pid 900) in a terminal, a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -143,7 +142,7 @@ def test_there_are_twelve_rules_in_this_order() -> None:
 
 BOTH = {
     ("self", "own-run"): (
-        holder(replace(OUR_PYTEST, marks=run_id(OURS)), OUR_SHELL, INIT),
+        holder(OUR_PYTEST._replace(marks=run_id(OURS)), OUR_SHELL, INIT),
         context(ending=OURS),
     ),
     ("own-run", "container"): (
@@ -228,7 +227,7 @@ OF_A_SIBLING = {"PYTEST_XDIST_WORKER": "gw1"} | IN_A_TEST
         ),
         case(
             "an ancestor, though its start is told otherwise",
-            holder(replace(OUR_PYTEST, start=901), OUR_SHELL, INIT),
+            holder(OUR_PYTEST._replace(start=901), OUR_SHELL, INIT),
             context(),
             "held by this test run itself (pytest, pid 900)",
         ),
@@ -266,7 +265,7 @@ OF_A_SIBLING = {"PYTEST_XDIST_WORKER": "gw1"} | IN_A_TEST
 )
 @pytest.mark.parametrize("scope", SCOPES)
 def test_self(found: Holder, asked: Context, says: str, scope: Scope) -> None:
-    verdict = judge(found, replace(asked, scope=scope))
+    verdict = judge(found, asked._replace(scope=scope))
 
     assert (verdict.action, verdict.rule) == ("keep", "self")
     assert says in verdict.reason
@@ -443,7 +442,7 @@ def test_before_a_run_what_an_earlier_one_left_is_stopped(
         ),
         case(
             "a child of one who had our pid before",
-            holder(process(), replace(OUR_PYTEST, start=1), INIT),
+            holder(process(), OUR_PYTEST._replace(start=1), INIT),
             context(),
             "live-run",
         ),
@@ -461,7 +460,7 @@ def test_before_a_run_what_an_earlier_one_left_is_stopped(
         ),
         case(
             "our child, which cannot be pinned",
-            replace(OUR_CHILD, pinned=False),
+            OUR_CHILD._replace(pinned=False),
             context(),
             "unknown",
         ),
@@ -561,7 +560,7 @@ FIRST = process(1, "tini -- gunicorn app")
     ],
 )
 def test_the_main_service_of_our_container_is_kept(found: Holder, scope: Scope) -> None:
-    verdict = judge(found, replace(PUT_IN, scope=scope))
+    verdict = judge(found, PUT_IN._replace(scope=scope))
 
     assert (verdict.action, verdict.rule) == ("keep", "container")
     assert verdict.reason == "it is the main service of this container"
@@ -955,7 +954,7 @@ WORKING = (neighbour(THEIR_PYTEST, INIT),)
     ],
 )
 def test_live_run(found: Holder, asked: Context, says: str, scope: Scope) -> None:
-    verdict = judge(found, replace(asked, scope=scope))
+    verdict = judge(found, asked._replace(scope=scope))
 
     assert (verdict.action, verdict.rule) == ("keep", "live-run")
     assert says in verdict.reason
@@ -964,7 +963,7 @@ def test_live_run(found: Holder, asked: Context, says: str, scope: Scope) -> Non
 
 
 def test_live_run_without_a_directory() -> None:
-    nowhere = replace(THEIR_PYTEST, cwd=None)
+    nowhere = THEIR_PYTEST._replace(cwd=None)
     verdict = judge(holder(process(2000, cwd=None), nowhere, INIT), context())
 
     assert verdict.reason == "in use by pytest (pid 700) in a directory that cannot be read"
@@ -1126,7 +1125,7 @@ CONFTEST = {"PYTEST_VERSION": "9.0.1"}
 def test_what_belongs_to_the_run_around_ours_is_in_use(
     found: Holder, asked: Context, says: str, phase: Phase
 ) -> None:
-    verdict = judge(found, replace(asked, phase=phase))
+    verdict = judge(found, asked._replace(phase=phase))
 
     assert (verdict.action, verdict.rule) == ("keep", "live-run")
     assert verdict.reason == says
@@ -1253,7 +1252,7 @@ IN_TMUX = process(9, "tmux new", marks=IN_A_TEST)
         ),
         case(
             "a shell at a terminal between",
-            holder(born(IN_A_TEST), replace(OUR_SHELL, marks=IN_A_TEST), INIT),
+            holder(born(IN_A_TEST), OUR_SHELL._replace(marks=IN_A_TEST), INIT),
             context(),
             "attended",
         ),
@@ -1375,7 +1374,7 @@ def test_a_server_of_another_step_of_our_own_ci_job(
 
 
 def test_an_agent_is_a_service_even_to_who_may_stop_live_runs() -> None:
-    agent = holder(replace(GITLAB, unit="gitlab-runner.service"), INIT)
+    agent = holder(GITLAB._replace(unit="gitlab-runner.service"), INIT)
 
     assert judge(agent, context(scope="mine")).rule == "live-run"
     assert judge(agent, context(scope="any")).rule == "service"
@@ -1406,7 +1405,7 @@ def test_what_somebody_started_by_way_of_a_unit_is_no_service(unit: str) -> None
             "typed in a terminal inside of a service",
             holder(
                 process(2000, unit="cockpit.service"),
-                replace(OUR_SHELL, unit="cockpit.service"),
+                OUR_SHELL._replace(unit="cockpit.service"),
                 process(9, "cockpit-bridge"),
                 INIT,
             ),
@@ -1505,7 +1504,7 @@ def test_orphan(found: Holder) -> None:
 )
 def test_not_orphan(found: Holder, asked: Context) -> None:
     assert judge(found, asked).rule == "attended"
-    assert judge(found, replace(asked, scope="mine")).rule == "mine"
+    assert judge(found, asked._replace(scope="mine")).rule == "mine"
 
 
 # 11. mine: who names a port may stop what holds it
@@ -1730,7 +1729,7 @@ def test_servers_with_sockets_of_their_own_are_judged_apart() -> None:
             "we have the socket ourselves",
             holder(OUR_PYTEST, MASTER, INIT),
             # Our own ancestors could not be read.
-            context(replace(OUR_PYTEST, ppid=MASTER.pid)),
+            context(OUR_PYTEST._replace(ppid=MASTER.pid)),
             "self",
         ),
         case(
@@ -1814,7 +1813,7 @@ def test_a_supervisor_that_was_left_there_is_stopped(
     # It starts what it starts by way of a shell.
     new = holder(process(2000), process(1999, "sh -c server"), *above)
 
-    found = judge_supervisor(new, old, replace(asked, scope=scope))
+    found = judge_supervisor(new, old, asked._replace(scope=scope))
 
     assert found is not None
     assert found.holder.pid == 9
@@ -1979,8 +1978,7 @@ def machines(draw: st.DrawFn, platform: str | None = None) -> Machine:
         ids = draw(st.sets(st.integers(1, 3), min_size=1))
         base = holder(own, sockets=[socket(id_, Port(8000 + (id_ == 3))) for id_ in ids])
         holders.append(
-            replace(
-                base,
+            base._replace(
                 process=own,
                 lineage=_lineage(own, everybody),
                 pinned=draw(st.sampled_from([True] * 5 + [False])),
@@ -2010,7 +2008,7 @@ def machines(draw: st.DrawFn, platform: str | None = None) -> Machine:
         ),
         main_service=draw(st.sampled_from([frozenset[int](), frozenset({1, 2})])),
     )
-    return Machine(holders, replace(context(**circumstances), caller=caller, lineage=ours[1:]))
+    return Machine(holders, context(**circumstances)._replace(caller=caller, lineage=ours[1:]))
 
 
 @patient
@@ -2102,7 +2100,7 @@ def test_neither_time_nor_order_changes_a_verdict(machine: Machine, random: Rand
 def test_a_wider_scope_stops_no_less(machine: Machine) -> None:
     for found in machine.holders:
         stops = [
-            judge(found, replace(machine.context, scope=scope)).action == "stop" for scope in SCOPES
+            judge(found, machine.context._replace(scope=scope)).action == "stop" for scope in SCOPES
         ]
         assert stops == sorted(stops)
 
@@ -2111,23 +2109,23 @@ def test_a_wider_scope_stops_no_less(machine: Machine) -> None:
 @given(machines())
 def test_before_a_run_nobody_is_stopped_who_is_kept_otherwise(machine: Machine) -> None:
     for found in machine.holders:
-        if judge(found, replace(machine.context, phase="call")).action == "keep":
-            assert judge(found, replace(machine.context, phase="before")).action == "keep"
+        if judge(found, machine.context._replace(phase="call")).action == "keep":
+            assert judge(found, machine.context._replace(phase="before")).action == "keep"
 
 
 # What could not be read is never taken for a no. (Of an ancestor it is only asked what its command
 # line and its session tell, which everybody may read.)
 _HIDE: dict[str, Callable[[Holder], Holder]] = {
-    "the pin": lambda h: replace(h, pinned=False),
-    "the owner": lambda h: replace(h, process=replace(h.process, owner=None)),
-    "the directory": lambda h: replace(h, process=replace(h.process, cwd=None, complete=False)),
-    "the environment": lambda h: replace(
-        h, process=replace(h.process, marks={}, complete=False), live_runs=frozenset()
+    "the pin": lambda h: h._replace(pinned=False),
+    "the owner": lambda h: h._replace(process=h.process._replace(owner=None)),
+    "the directory": lambda h: h._replace(process=h.process._replace(cwd=None, complete=False)),
+    "the environment": lambda h: h._replace(
+        process=h.process._replace(marks={}, complete=False), live_runs=frozenset()
     ),
-    "the command line": lambda h: replace(h, process=replace(h.process, argv=(), complete=False)),
-    "the session": lambda h: replace(h, process=replace(h.process, session=None)),
-    "the ancestors": lambda h: replace(h, lineage=h.lineage[:1]),
-    "the parent": lambda h: replace(h, lineage=()),
+    "the command line": lambda h: h._replace(process=h.process._replace(argv=(), complete=False)),
+    "the session": lambda h: h._replace(process=h.process._replace(session=None)),
+    "the ancestors": lambda h: h._replace(lineage=h.lineage[:1]),
+    "the parent": lambda h: h._replace(lineage=()),
 }
 
 
@@ -2136,7 +2134,7 @@ _HIDE: dict[str, Callable[[Holder], Holder]] = {
 @given(machine=machines(platform="linux"))
 def test_what_is_hidden_never_turns_keep_into_stop(hidden: str, machine: Machine) -> None:
     # By its scope alone, a port is freed from whoever cannot be seen to be in use.
-    asked = replace(machine.context, scope="orphans", main_service=frozenset())
+    asked = machine.context._replace(scope="orphans", main_service=frozenset())
     for found in machine.holders:
         if judge(found, asked).action == "keep":
             assert judge(_HIDE[hidden](found), asked).action == "keep"

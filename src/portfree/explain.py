@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from portfree.holder import named
 from portfree.ports import Port
@@ -19,8 +19,7 @@ _FEWEST = 2
 _LONGEST = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """The state of a port that nobody holds, and a note on it where one helps."""
 
     status: Status

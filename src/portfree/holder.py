@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from portfree import names
 from portfree.ports import Port
@@ -11,8 +11,7 @@ from portfree.runs import RUN_ID
 from portfree.system.boundary import Process, Socket
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """A process that has a socket open which is bound or listening on an asked port."""
 
     process: Process
@@ -56,13 +55,12 @@ class Holder:
         return any(same(ancestor, process) for ancestor in self.lineage)
 
 
-@dataclass(frozen=True, slots=True)
-class Launcher:
+class Launcher(NamedTuple):
     """Who started a holder and still looks after it."""
 
     process: Process | None
     """None if it is out of sight: outside of our container, or hidden from us."""
-    text: str = field(default="")
+    text: str = ""
 
     def __str__(self) -> str:
         return self.text or (named(self.process) if self.process else "?")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from portfree import explain, text
 from portfree.holder import Holder, launcher, named, roots
@@ -16,20 +15,20 @@ from portfree.system.boundary import CI_STEP, System
 _Identity = tuple[int, float]
 
 
-@dataclass(slots=True)
 class _Page:
     """One port."""
 
-    holders: dict[_Identity, HolderReport] = field(default_factory=dict)
-    stopped: list[Holder] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    """What there is to say about its state now."""
-    done: list[Note] = field(default_factory=list)
-    """What was done about it besides stopping its holders."""
-    status: Status = "busy"
-    rounds: int = 0
-    settled_at: float | None = None
-    would_be_free: bool = False
+    def __init__(self) -> None:
+        self.holders: dict[_Identity, HolderReport] = {}
+        self.stopped: list[Holder] = []
+        self.notes: list[Note] = []
+        """What there is to say about its state now."""
+        self.done: list[Note] = []
+        """What was done about it besides stopping its holders."""
+        self.status: Status = "busy"
+        self.rounds = 0
+        self.settled_at: float | None = None
+        self.would_be_free = False
 
 
 class Ledger:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from portfree.holder import Holder, named, roots, same
 from portfree.ports import Port
@@ -28,24 +27,32 @@ _SETTLE = 0.25
 _LEAST_GRACE = 0.5
 
 
-@dataclass(slots=True)
 class Target:
     """A holder that may be stopped, and what was done to it."""
 
-    holder: Holder
-    pin: Pin
-    why: Verdict | None = None
-    """The verdict that lets us stop it."""
-    root: bool = True
-    restarts: frozenset[Port] = frozenset()
-    """For a supervisor, which holds no socket: the ports on which it starts servers again. It is
-    done with when it has ended."""
-    sent: list[Signal] = field(default_factory=list)
-    refused: str = ""
-    ended_after: float | None = None
-    """Seconds from the first signal until it was seen to have ended, or let go."""
-    lives: bool = True
-    """Whether it was still alive when we were done."""
+    def __init__(
+        self,
+        holder: Holder,
+        pin: Pin,
+        why: Verdict | None = None,
+        *,
+        root: bool = True,
+        restarts: frozenset[Port] = frozenset(),
+    ) -> None:
+        """*why*: the verdict that lets us stop it. *restarts*: for a supervisor, which holds no
+        socket, the ports on which it starts servers again; it is done with when it has ended.
+        """
+        self.holder = holder
+        self.pin = pin
+        self.why = why
+        self.root = root
+        self.restarts = restarts
+        self.sent: list[Signal] = []
+        self.refused = ""
+        self.ended_after: float | None = None
+        """Seconds from the first signal until it was seen to have ended, or let go."""
+        self.lives = True
+        """Whether it was still alive when we were done."""
 
 
 def longest(grace: float) -> float:

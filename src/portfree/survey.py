@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,16 +20,22 @@ from portfree.verdict import Context, Neighbour, Phase
 BELIEVED_AFTER = 0.005
 
 
-@dataclass(frozen=True, slots=True)
 class Survey:
     """Who holds what. Use it in a ``with``: it lets go of the pins at the end."""
 
-    sockets: tuple[Socket, ...] = ()
-    """Every socket that holds one of the asked ports."""
-    holders: tuple[Holder, ...] = ()
-    pins: list[Pin] = field(default_factory=list)
-    unreadable: int = 0
-    """How many processes did not let us look at their sockets."""
+    def __init__(
+        self,
+        sockets: tuple[Socket, ...] = (),
+        holders: tuple[Holder, ...] = (),
+        pins: Iterable[Pin] = (),
+        unreadable: int = 0,
+    ) -> None:
+        self.sockets = sockets
+        """Every socket that holds one of the asked ports."""
+        self.holders = holders
+        self.pins = list(pins)
+        self.unreadable = unreadable
+        """How many processes did not let us look at their sockets."""
 
     def pin(self, holder: Holder) -> Pin | None:
         return next((pin for pin in self.pins if pin.pid == holder.pid), None)
@@ -124,8 +129,7 @@ def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: b
     engine = ""
     if names.is_container_engine(process):
         engine = system.container_behind(process, min(holder.ports))
-    return replace(
-        holder,
+    return holder._replace(
         live_runs=frozenset(element for element in run if runs.alive(element, system)),
         engine=engine,
     )
@@ -185,7 +189,7 @@ def context_for(
     me, lineage = reader.lineage(me)
     # /proc shows the environment that a process started with, os.environ the one it has now.
     now = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    me = replace(me, marks=now)
+    me = me._replace(marks=now)
     chain = (me, *lineage)
 
     def inherited(name: str) -> str:

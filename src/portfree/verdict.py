@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from portfree import names, runs
 from portfree.holder import Holder, launcher, leader, named, roots, same, was_left
 from portfree.report import Scope, Verdict
-from portfree.system.boundary import CI_JOB_IDS, MARKS, XDIST_WORKER, Process
+from portfree.system.boundary import CI_JOB_IDS, MARKS, NOTHING, XDIST_WORKER, Process
 
 Phase = Literal["call", "before", "after"]
 """When portfree acts: because somebody called it, or as a hook, before or after a run."""
@@ -26,8 +25,7 @@ _BORN_IN_A_TEST = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "NOX_CURRENT_SESSION
 _CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """A live test runner or CI agent, or a process that carries a CI job's id; neither the caller
     nor one of its ancestors.
     """
@@ -37,8 +35,7 @@ class Neighbour:
     project: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Who asks, and what else is going on: all that the rules know besides the holder."""
 
     caller: Process
@@ -60,7 +57,7 @@ class Context:
     """The elements of the run id that we live in."""
     ending: str | None = None
     """The element of the run that is being ended."""
-    jobs: Mapping[str, str] = field(default_factory=dict)
+    jobs: Mapping[str, str] = NOTHING
     """The CI job ids that we carry."""
     unit: str | None = None
     """The service that we run in."""
@@ -94,8 +91,7 @@ class Context:
         return path
 
 
-@dataclass(frozen=True, slots=True)
-class Supervisor:
+class Supervisor(NamedTuple):
     """Who starts a holder again as soon as it is stopped, and the verdict on it."""
 
     holder: Holder
@@ -165,12 +161,12 @@ def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Su
 def _supervisor_as_holder(new: Holder, at: int) -> Holder:
     """The ancestor of a holder, at this place in its lineage, as if it held the port."""
     parent = new.lineage[at]
-    above = replace(
-        new, process=parent, sockets=frozenset(), lineage=new.lineage[at + 1 :], pinned=True
+    above = new._replace(
+        process=parent, sockets=frozenset(), lineage=new.lineage[at + 1 :], pinned=True
     )
     # Only of its child's runs it was asked whether they live.
     unasked = set(_runs(above)).difference(_runs(new))
-    return replace(above, live_runs=new.live_runs | unasked)
+    return above._replace(live_runs=new.live_runs | unasked)
 
 
 # The rules, in order. Each gives its verdict, or None where it has nothing to say.

@@ -5,13 +5,16 @@
 and Windows, and every failure of the kernel, are tested on Linux.
 
 A `System` reports facts and never judges: no list of names, no rule, no policy lives behind it.
+
+The facts are named tuples, as all of portfree's values are: loading dataclasses, and making classes
+with them, would cost the first call on a held port as much as its look at the machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol
 
 from portfree.ports import Port
 
@@ -52,8 +55,10 @@ KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP))
 """All that is read of a process's environment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Socket:
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Socket(NamedTuple):
     """A socket on one of the asked ports, as the kernel lists it."""
 
     id: Hashable
@@ -77,8 +82,7 @@ class Socket:
         return self.state in ("listening", "bound")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process as it was seen once. ``pid`` and ``start`` together are its identity.
 
     What could not be read is ``None`` (``()`` or ``{}`` for a collection, and then ``complete`` is
@@ -109,7 +113,7 @@ class Process:
     """Whether it is in the foreground process group of that terminal."""
     zombie: bool = False
     """Dead and not yet reaped, with no thread that still lives."""
-    marks: Mapping[str, str] = field(default_factory=dict)
+    marks: Mapping[str, str] = NOTHING
     """The `KEPT_VARIABLES` that its environment had at its start; nothing else of it is kept."""
     complete: bool = True
     """Whether the environment, the directory and the command line could all be read."""
@@ -124,8 +128,7 @@ class Process:
         return self.session == self.pid
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(NamedTuple):
     """Who has which socket open."""
 
     pids: Mapping[Hashable, frozenset[int]]

@@ -12,7 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from portfree.ports import Port
 from portfree.system import proc_net, sock_diag
@@ -270,8 +270,7 @@ class LinuxSystem:
         return owner, depth
 
 
-@dataclass(frozen=True, slots=True)
-class _Stat:
+class _Stat(NamedTuple):
     """The fields of /proc/PID/stat that we use."""
 
     name: str

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from portfree.survey import Survey
+
 __all__ = ["system", "unmarked"]
 
 pytestmark = pytest.mark.usefixtures("project", "unmarked")

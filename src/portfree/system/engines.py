@@ -6,7 +6,6 @@ has nothing to tell but the port. Docker and Podman know the rest, through the s
 
 from __future__ import annotations
 
-import subprocess
 import time
 
 from portfree.ports import Port
@@ -41,6 +40,8 @@ class Engines:
 
 
 def _ask(engine: str, port: Port, patience: float) -> str:
+    import subprocess  # hardly any held port is a container's, and this loads threads and selectors
+
     command = [engine, "ps", "--filter", f"publish={port}", "--format", _FORMAT]
     try:
         answer = subprocess.run(

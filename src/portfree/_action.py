@@ -11,6 +11,7 @@ those of ``portfree run``, but for bad inputs.
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import re
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from portfree import _run_command, config, render, settings
 from portfree._free import free, tell
 from portfree.attend import TIMINGS
-from portfree.cli import _needs_sudo, _number
+from portfree.cli import needs_sudo, number
 from portfree.errors import PortfreeError, PortSpecError
 from portfree.guard import Run
 from portfree.ports import parse_ports
@@ -57,7 +58,7 @@ def main() -> int:
         if inputs.working_directory:
             _enter(inputs.working_directory)
         request = _request(inputs, hosted=os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted")
-        as_root = _is_true(inputs.sudo) and _needs_sudo()
+        as_root = _is_true(inputs.sudo) and needs_sudo()
         done = _around(inputs, request, as_root) if inputs.run else _now(request, as_root)
     except KeyboardInterrupt:
         log.command("error", "cancelled")
@@ -132,8 +133,8 @@ def _request(inputs: _Inputs, *, hosted: bool) -> Request:
     return Request(
         ports,
         settings.scope(inputs.scope or scope),
-        settings.seconds(_number(inputs.grace) if inputs.grace else grace, "grace"),
-        settings.seconds(_number(inputs.wait) if inputs.wait else wait, "wait"),
+        settings.seconds(number(inputs.grace) if inputs.grace else grace, "grace"),
+        settings.seconds(number(inputs.wait) if inputs.wait else wait, "wait"),
         settings.on_busy(inputs.on_busy or table.on_busy or "fail", "on-busy"),
         leaks=settings.leaks(inputs.leaks or table.leaks or settings.LEAKS),
     )
@@ -182,7 +183,7 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
             return _Done(_CANCELLED if cancelled else _FAILED, before)
         _details("before the command", before)
         run = Run(before, notice=tell)
-        code, cut_short = _run_command._guarded(command, run, TIMINGS)  # noqa: SLF001
+        code, cut_short = _run_command.guarded(command, run, TIMINGS)
     after = run.after
     if after is not None and not after.ok and as_root and not cut_short:
         try:
@@ -211,24 +212,17 @@ def _free(request: Request) -> Report:
     return free(request, notice=tell)
 
 
-# Asked and answered in the pickled form of our own values. -I and the end of sys.path: root runs
-# this package, and nothing that happens to lie in the current directory.
-_AS_ROOT = """\
-import pickle, sys
-sys.path.append({home!r})
-from portfree._free import free, tell
-from portfree.attend import TIMINGS
-pickle.dump(free(pickle.load(sys.stdin.buffer), notice=tell), sys.stdout.buffer)
-"""
+# -I and the end of sys.path: root runs this package, and nothing that happens to lie in the current
+# directory.
+_AS_ROOT = "import sys; sys.path.append({home!r}); from portfree._action import answer; answer()"
 
 
 def _free_as_root(request: Request) -> Report:
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parent.parent))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
+    question = json.dumps([[str(port) for port in request.ports], *request[1:]])
     try:
-        done = subprocess.run(
-            command, input=pickle.dumps(request), capture_output=True, check=False
-        )
+        done = subprocess.run(command, input=question.encode(), capture_output=True, check=False)
     except OSError as error:
         raise PortfreeError(f"sudo: it cannot be run ({error.strerror})") from error
     said = done.stderr.decode(errors="replace").strip()
@@ -238,6 +232,14 @@ def _free_as_root(request: Request) -> Report:
         print(said)  # noqa: T201
     report: Report = pickle.loads(done.stdout)  # noqa: S301 - our own answer, from root
     return report
+
+
+def answer() -> None:
+    """As root: free what stdin asks for, and write the report to stdout."""
+    # The question comes from who is not root, so it is no pickle, which could be a program.
+    ports, *settings_ = json.load(sys.stdin)
+    report = free(Request(parse_ports(*ports), *settings_), notice=tell)
+    pickle.dump(report, sys.stdout.buffer)
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -339,7 +341,7 @@ def _save(done: _Done) -> str:
         tell(f"the report could not be written: {error.strerror}")
         return ""
     with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
-        show = _run_command._Show(quiet=True, file=file)  # noqa: SLF001
+        show = _run_command.Show(quiet=True, file=file)
         show.json(done.before, done.run, code=done.code)
     return path
 

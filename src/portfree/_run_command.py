@@ -82,7 +82,7 @@ def _main(words: Sequence[str], timings: Timings) -> int:
     if options.leaks is not None:
         request = request._replace(leaks=options.leaks)
     with _open(options.report) as file:
-        show = _Show(quiet=options.quiet, file=file)
+        show = Show(quiet=options.quiet, file=file)
         before = _before(request)
         if not before.ok and request.on_busy == "fail":
             show.report(before, but=before.busy)
@@ -90,7 +90,7 @@ def _main(words: Sequence[str], timings: Timings) -> int:
             raise PortfreeError(f"the command was not started: {_busy(before)}")
         show.report(before)
         run = Run(before, notice=_complain)
-        code = show.end(run, *_guarded(command, run, timings))
+        code = show.end(run, *guarded(command, run, timings))
         show.json(before, run, code=code)
         return code
 
@@ -127,7 +127,7 @@ def _before(request: Request) -> Report:
         return Report(request, ())
 
 
-def _guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
+def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
     """Run the command and free the ports again; its exit code, and whether that was cut short."""
     with Interrupts() as interrupts:
         run.open()
@@ -149,7 +149,7 @@ def _guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, b
 # --- what is said --------------------------------------------------------------------------------
 
 
-class _Show:
+class Show:
     """Says what was done: on stderr, since stdout is the command's, and as JSON in a file."""
 
     def __init__(self, *, quiet: bool, file: TextIO | None) -> None:

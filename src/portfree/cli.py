@@ -95,7 +95,7 @@ def _free(words: Sequence[str]) -> int:
 
         return _print(f"portfree {version('portfree')}")
     request = _request(options)
-    if options.sudo and _needs_sudo():
+    if options.sudo and needs_sudo():
         _run_with_sudo(words)
 
     from portfree._free import free
@@ -167,13 +167,13 @@ def _options_parser(prog: str, text: str, more: str, *, busy: str) -> ArgumentPa
     add(
         "--grace",
         metavar="SECONDS",
-        type=lambda word: settings.seconds(_number(word), "--grace"),
+        type=lambda word: settings.seconds(number(word), "--grace"),
         help="how long a server may take to shut down before it is killed (default: 3)",
     )
     add(
         "--wait",
         metavar="SECONDS",
-        type=lambda word: settings.seconds(_number(word), "--wait"),
+        type=lambda word: settings.seconds(number(word), "--wait"),
         help="how long to wait for a live run to give a port up (default: 0)",
     )
     add(
@@ -185,7 +185,7 @@ def _options_parser(prog: str, text: str, more: str, *, busy: str) -> ArgumentPa
     return parser
 
 
-def _number(word: str) -> object:
+def number(word: str) -> object:
     try:
         return float(word)
     except ValueError:
@@ -233,7 +233,7 @@ def _first(*values: float | None) -> float:
 _AS_ROOT = "import sys; sys.path.append({home!r}); from portfree.cli import main; sys.exit(main())"
 
 
-def _needs_sudo() -> bool:
+def needs_sudo() -> bool:
     if not hasattr(os, "geteuid"):
         raise PortfreeError("--sudo: there is no sudo here; run portfree as an administrator")
     return os.geteuid() != 0

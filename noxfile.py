@@ -58,6 +58,15 @@ def lint(session: nox.Session) -> None:
     session.run(*schema, "vendor.dependabot", ".github/dependabot.yml")
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """How fast it is, beside what people use instead; ``-- --quick`` for a first impression."""
+    session.install(*nox.project.dependency_groups(PROJECT, "bench"))
+    wheel = _wheel(session)
+    session.install(wheel)
+    session.run("python", "-m", "benchmarks", "--wheel", wheel, *session.posargs)
+
+
 def _wheel(session: nox.Session) -> str:
     folder = _empty_folder(session, "wheel")
     session.run(

@@ -49,9 +49,55 @@ def process(name: str) -> Process:
 
 
 def test_docker_names_the_container(play: Callable[[str, str], Path]) -> None:
-    calls = play("docker", r"printf 'web\tnginx:1\tshop\nother\tx\ty\n'")
+    calls = play("docker", r"printf 'web\tnginx:1\tshop\n'")
     assert container_behind(PROXY, Port(8080)) == "web (image nginx:1, compose project shop)"
-    assert calls.read_text().startswith("ps --filter publish=8080/tcp --format ")
+    assert "ps --no-trunc --filter publish=8080/tcp --format " in calls.read_text()
+
+
+TWO = r"""printf 'one\tx\t\t127.0.0.1:8080->80/tcp, 0.0.0.0:9000->9/tcp
+two\tx\t\t[::1]:8080->80/tcp
+three\tx\t\t::2:8080->80/tcp
+four\tx\t\t127.0.0.2:8080-8089->80-89/tcp\n'"""
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1", "one (image x)"),
+        ("::1", "two (image x)"),
+        ("::2", "three (image x)"),
+        ("127.0.0.2", ""),  # older versions sum up, and then we do not know
+        (None, ""),
+    ],
+)
+def test_of_several_containers_it_is_the_one_with_the_proxys_address(
+    play: Callable[[str, str], Path], address: str | None, says: str
+) -> None:
+    play("docker", TWO)
+    argv = ["/usr/bin/docker-proxy", "-proto", "tcp", "-host-port", "8080"]
+    argv += ["-host-ip", address] if address else []
+    assert container_behind(PROXY._replace(argv=tuple(argv)), Port(8080)) == says
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_a_process_in_a_container_is_asked_for_by_its_id(
+    play: Callable[[str, str], Path], engine: str
+) -> None:
+    play("docker", "true")
+    play("podman", "true")
+    calls = play(engine, r"printf 'web\tnginx\tshop\n'")
+    inside = process("httpd")._replace(container="f00d" * 16)
+    assert container_behind(inside, Port(8080)) == "web (image nginx, compose project shop)"
+    assert f"--filter id={'f00d' * 16} " in calls.read_text()
+
+
+@pytest.mark.parametrize("container", [None, "?", "build-machine"])
+def test_nobody_is_asked_where_there_is_nothing_to_ask_for(
+    play: Callable[[str, str], Path], container: str | None
+) -> None:
+    calls = [play("docker", "echo web"), play("podman", "echo web")]
+    assert container_behind(process("httpd")._replace(container=container), Port(8080)) == ""
+    assert not any(each.read_text() for each in calls)
 
 
 def test_without_compose_there_is_no_project(play: Callable[[str, str], Path]) -> None:

@@ -310,6 +310,34 @@ def test_container_engines(command: str, *, podman: bool) -> None:
     assert names.is_podman(engine) is podman
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            "/usr/bin/docker-proxy -proto udp -host-ip :: -host-port 53 -container-port 5353",
+            ("::", "53/udp"),
+        ),
+        ("docker-proxy -proto tcp -host-port 8000", None),
+        ("docker-proxy", None),
+        ("server -proto tcp -host-ip :: -host-port 8000", None),
+    ],
+)
+def test_what_a_docker_proxy_publishes(command: str, says: tuple[str, str] | None) -> None:
+    assert names.published(process(9, command)) == says
+
+
+@pytest.mark.parametrize(
+    ("command", "late"),
+    [
+        ("python3 /usr/bin/supervisord -c shop.conf", True),
+        ("python3 -m supervisord", True),
+        ("nodemon server.js", False),
+    ],
+)
+def test_who_starts_a_server_again_with_the_next_tick(command: str, *, late: bool) -> None:
+    assert names.restarts_late(process(9, command)) is late
+
+
 @pytest.mark.parametrize("command", ["docker run shop", "registry serve", "dockerize app"])
 def test_who_uses_containers_is_no_engine(command: str) -> None:
     assert not names.is_container_engine(process(9, command))

@@ -135,6 +135,27 @@ def test_a_socket_that_nobody_has_open_is_unowned(system: FakeSystem) -> None:
         assert seen.unowned(Port(9000)) == []
 
 
+def test_a_docker_proxy_is_known_by_its_command_line(system: FakeSystem) -> None:
+    # Who is not root sees root's docker-proxy, and not what it has open.
+    def proxy(address: str, port: int = 8000, owner: int = 0) -> Actor:
+        said = ("-proto", "tcp", "-host-ip", address, "-host-port", str(port))
+        return system.start("docker-proxy", argv=("/usr/bin/docker-proxy", *said), owner=owner)
+
+    behind = proxy("127.0.0.1")
+    system.listen(behind, 8000)
+    behind.hidden = True
+    system.containers[behind.pid, Port(8000)] = "shop-web-1"
+    proxy("127.0.0.2")
+    proxy("127.0.0.1", 8001)
+    proxy("127.0.0.1", owner=system.uid)  # anybody can say so of himself
+    with survey(system, PORTS) as seen:
+        assert [(holder.pid, holder.engine) for holder in seen.holders] == [
+            (behind.pid, "shop-web-1")
+        ]
+        assert seen.unowned(Port(8000)) == []
+        assert seen.pin(seen.holders[0]) is None
+
+
 def test_a_zombie_holds_nothing(system: FakeSystem) -> None:
     server = system.server()
     system.lasting |= server.holds
@@ -200,10 +221,12 @@ def test_whoever_shares_a_socket_is_a_holder_of_it(system: FakeSystem) -> None:
 
 def test_a_container_engine_is_asked_what_is_behind_the_port(system: FakeSystem) -> None:
     proxy, plain = system.server(8000, "docker-proxy"), system.server(8000)
-    for each in (proxy, plain):
+    inside = system.start("httpd", container="f00d" * 16)
+    system.listen(inside)
+    for each in (proxy, plain, inside):
         system.containers[each.pid, Port(8000)] = "shop-web-1"
     with survey(system, PORTS) as seen:
-        assert [holder.engine for holder in seen.holders] == ["shop-web-1", ""]
+        assert [holder.engine for holder in seen.holders] == ["shop-web-1", "", "shop-web-1"]
 
 
 def test_the_runs_of_a_holder_are_asked_whether_they_live(system: FakeSystem) -> None:
@@ -471,8 +494,18 @@ def test_we_and_our_ancestors_are_no_neighbours(system: FakeSystem) -> None:
 def test_nobody_looks_around_for_a_holder_that_no_mark_tells_of(system: FakeSystem) -> None:
     system.start("pytest")
     system.server()
+    # As for everybody but root: that a mark of an ancestor could not be read changes no verdict.
+    first = system.actors[1]
+    first.process = first.process._replace(complete=False)
     assert neighbours(system) == []
     assert "pids" not in system.asked
+
+
+def test_who_may_bear_a_mark_is_looked_around_for(system: FakeSystem) -> None:
+    system.start("pytest")
+    server = system.server()
+    server.process = server.process._replace(complete=False)
+    assert neighbours(system) == ["pytest"]
 
 
 def test_a_mark_of_an_ancestor_counts_where_its_own_were_wiped(

@@ -20,6 +20,7 @@ import pytest
 from portfree.ports import Port
 from portfree.system import portable
 from portfree.system.boundary import Pin, Process, Socket, System
+from portfree.system.engines import _Container
 from portfree.system.linux import LinuxSystem
 from portfree.system.portable import PortableSystem
 from stage import (
@@ -640,9 +641,9 @@ def test_a_container_is_asked_for_at_its_engine(
 ) -> None:
     proxy = Process(pid=1, ppid=0, start=1, name="docker-proxy")
     monkeypatch.setattr(
-        "portfree.system.engines._ask", lambda engine, port, _: f"{engine} on {port}"
+        "portfree.system.engines._ask", lambda engine, which, _: [_Container(engine, which)]
     )
-    assert system.container_behind(proxy, Port(8000)) == "docker on 8000/tcp"
+    assert system.container_behind(proxy, Port(8000)) == "docker (image publish=8000/tcp)"
     assert system.exists(os.getpid())
 
 

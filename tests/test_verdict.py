@@ -459,6 +459,12 @@ def test_before_a_run_what_an_earlier_one_left_is_stopped(
             "live-run",
         ),
         case(
+            "the proxy of a container that was started in the run that is being ended",
+            holder(process(2000, "rootlessport", marks=run_id(OURS)), INIT),
+            context(ending=OURS),
+            "container",
+        ),
+        case(
             "our child, which cannot be pinned",
             OUR_CHILD._replace(pinned=False),
             context(),
@@ -525,6 +531,41 @@ CONTAINER_ID = "4f1c0ffee" + "0" * 55
             "stop that container: docker stop 4f1c0ffee000, or the same with podman",
         ),
         case(
+            "a process in a container that its engine names",
+            holder(process(2000, container=CONTAINER_ID), INIT, engine="web (image nginx)"),
+            "runs in container web (image nginx)",
+            "docker stop web",
+        ),
+        case(
+            "a process in a container of podman",
+            holder(
+                process(2000, container=CONTAINER_ID),
+                process(9, "conmon"),
+                INIT,
+                engine="web (image nginx)",
+            ),
+            "runs in container web (image nginx)",
+            "podman stop web",
+        ),
+        case(
+            "a process in a container, where the system does not tell",
+            holder(process(2000), process(9, f"containerd-shim-runc-v2 -id {CONTAINER_ID}"), INIT),
+            "runs in another container (4f1c0ffee000)",
+            "stop that container: docker stop 4f1c0ffee000, or the same with podman",
+        ),
+        case(
+            "a process in a container of which nothing tells",
+            holder(process(2000), process(9, "conmon"), INIT),
+            "runs in another container (?)",
+            "stop that container",
+        ),
+        case(
+            "a port for UDP",
+            holder(PROXY, INIT, sockets=[socket(1, Port(8125, "udp"))]),
+            "docker-proxy (pid 2000) publishes the port for a container",
+            "docker ps --filter publish=8125/udp, then: docker stop NAME",
+        ),
+        case(
             "a process in a container of another kind",
             holder(process(2000, container="build-machine"), INIT),
             "runs in another container (build-machine)",
@@ -575,6 +616,12 @@ def test_the_main_service_of_our_container_is_kept(found: Holder, scope: Scope) 
             holder(process(7, "gunicorn app"), FIRST),
             context(process(900, "pytest"), FIRST),
             "orphan",
+        ),
+        case(
+            "who was started beside us, seen from a container without a pid namespace",
+            holder(process(), process(9, "conmon"), INIT),
+            context(process(900, "pytest"), process(9, "conmon"), INIT),
+            "attended",
         ),
         case(
             "who uses a container", holder(process(2000, "docker run x"), INIT), context(), "orphan"

@@ -91,6 +91,12 @@ CONTAINER_ENGINES = frozenset(
     }
 )
 
+_TICKING_SUPERVISORS = frozenset({"supervisord"})
+"""Supervisors that look once a second whether there is something to start."""
+
+_CONTAINER_SHIMS = frozenset({"containerd-shim", "containerd-shim-runc-v2", "conmon"})
+"""What the processes of a container descend from, as seen from outside."""
+
 _SYSTEM_PARTS: dict[str, frozenset[str]] = {
     "linux": frozenset(
         {
@@ -271,6 +277,26 @@ def is_container_engine(process: Process) -> bool:
 
 def is_podman(process: Process) -> bool:
     return any(name.startswith(_PODMAN) for name in names(process))
+
+
+def is_container_shim(process: Process) -> bool:
+    """Whether it is the parent of a container's first process."""
+    return bool(names(process) & _CONTAINER_SHIMS)
+
+
+def published(process: Process) -> tuple[str, str] | None:
+    """The address and the port, as in ``8000/tcp``, that a docker-proxy has open by its command
+    line, which is there for all to read, as its descriptors are not.
+    """
+    said = dict(pairwise(process.argv)) if program(process) == "docker-proxy" else {}
+    if not {"-host-ip", "-host-port", "-proto"} <= said.keys():
+        return None
+    return said["-host-ip"], f"{said['-host-port']}/{said['-proto']}"
+
+
+def restarts_late(process: Process) -> bool:
+    """Whether it starts what has ended again when its clock ticks next, and not at once."""
+    return bool(names(process) & _TICKING_SUPERVISORS)
 
 
 def is_operating_system(process: Process, platform: str) -> bool:

@@ -23,15 +23,16 @@ import pytest
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable
     from typing import Any
 
     from _pytest.terminal import TerminalReporter
 
     from portfree.config import Settings
-    from portfree.guard import Run
     from portfree.ports import Port
-    from portfree.report import Outcome, Report, Request
+    from portfree.pytest_hosts import Hosts, Worker
+    from portfree.pytest_session import SessionRun
+    from portfree.report import Request
 
 # With these pytest starts a session, but no test, nor a fixture that could start a server.
 _ONLY_LOOKS = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan", "cacheshow")
@@ -73,13 +74,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Free the ports and open a run, if there are ports to free and tests to be run."""
     config = session.config
-    # The controller of xdist does it for all of its workers.
+    # The controller of xdist does it for all of its workers, also for those on other hosts.
     if hasattr(config, "workerinput") or any(config.getoption(name, None) for name in _ONLY_LOOKS):
         return
     guard = _configured(config)
     if guard is not None:
         config.stash[_GUARD] = guard
         guard.before()
+
+
+# Before xdist starts a worker.
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Worker) -> None:
+    """Free the ports of a worker's host, if that is another one, and open a run there."""
+    guard = node.config.stash.get(_GUARD, None)
+    if guard is not None:
+        guard.welcome(node)
 
 
 # Around all others, for they may end fixtures and the workers of xdist, and some of them may fail;
@@ -145,7 +155,7 @@ def _configured(config: pytest.Config) -> _Guard | None:
             raise pytest.UsageError(f"portfree: {error}") from error
     except pytest.UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - see _Guard.before
+    except Exception as error:  # noqa: BLE001 - it must turn no run red
         return _Guard(config, None, trouble=f"the configuration could not be read: {error!r}")
     return _Guard(config, request) if request.ports else None
 
@@ -256,88 +266,79 @@ class _named:  # noqa: N801 - used like a function
 
 
 class _Guard:
-    """What frees the ports of one session, and remembers what it has to say of that."""
+    """The session's runs, on this host and on those of other workers, in terms of pytest."""
 
     def __init__(self, config: pytest.Config, request: Request | None, trouble: str = "") -> None:
         self._config = config
         self._request = request
+        self._trouble = trouble
         self._pid = os.getpid()
-        self._run: Run | None = None
-        self._trouble = [trouble] if trouble else []
-        self._ended = False
+        self._run: SessionRun | None = None
+        self._hosts: Hosts | None = None
         self._told = False
-        self.failure = ""
-        """Why the session must not end green."""
-        self.interrupted = False
+        self._interrupted = False
 
     def before(self) -> None:
         """Free the ports and open a run; `pytest.UsageError` if that failed and must not."""
-        request = self._request
-        if request is None:
-            return
-        strict = request.on_busy == "fail"
-        try:
-            from portfree._free import free
-            from portfree.guard import Run
+        if self._request is not None:
+            from portfree.pytest_session import SessionRun
 
-            run = Run(free(request, notice=self._notice, phase="before"), notice=self._notice)
-            busy = _in_the_way(run.before) if strict else []
-            if not busy:
-                run.open()
-                self._run = run
-        except Exception as error:  # what goes wrong in here must turn no run red
-            self._failed("before", error)
-            if strict:
-                self._told = True
-                raise pytest.UsageError(f"portfree: {self._trouble[-1]}") from error
-            return
-        if busy:
-            raise pytest.UsageError(
-                "portfree: no test was started, for free_ports_on_busy is fail, and "
-                + "; ".join(map(_summary, busy))
-            )
+            self._run = SessionRun(self._request, self._notice)
+            self._refuse(self._run.before())
+
+    def welcome(self, node: Worker) -> None:
+        """The same on the host of a worker, if that is another one."""
+        spec = node.gateway.spec
+        child = spec.popen and not spec.python and not spec.via  # as with -n: it is where we are
+        if self._request is not None and not child:
+            if self._hosts is None:
+                from portfree.pytest_hosts import Hosts
+
+                self._hosts = Hosts(self._request)
+            self._refuse(self._hosts.welcome(node))
+
+    def _refuse(self, why: str) -> None:
+        if why:
+            raise pytest.UsageError(f"portfree: {why}")
 
     def after(self) -> None:
-        """End the run and free the ports again, once, and in the process that began it alone."""
-        run = self._run
-        if run is None or self._ended or os.getpid() != self._pid:
+        """End the runs and free the ports again, once, and in the process that began it alone."""
+        if os.getpid() != self._pid:
             return
-        self._ended = True
-        request = run.before.request
         try:
-            run.close()
+            if self._hosts is not None:
+                self._hosts.end()
+            if self._run is not None:
+                self._run.after()
+            if self._hosts is not None:
+                self._hosts.wait()
         except KeyboardInterrupt:
-            self.interrupted = True
-            self._trouble.append("interrupted: the ports may not have been freed after the tests")
-        except Exception as error:  # noqa: BLE001
-            self._failed("after", error)
-            if "fail" in (request.on_busy, request.leaks):
-                self.failure = "the ports could not be looked after"
-        else:
-            self.failure = _verdict(run)
+            self._interrupted = True
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted or (self._run is not None and self._run.interrupted)
+
+    @property
+    def failure(self) -> str:
+        """Why the session must not end green."""
+        return next(
+            (each.failure for each in (self._run, self._hosts) if each and each.failure), ""
+        )
 
     def header(self) -> str:
         """One line for the top of the session: which ports, and what was done."""
-        try:
-            return f"portfree: {self._what_was_done()}"
-        except Exception as error:  # noqa: BLE001
-            return f"portfree: {error!r}"
-
-    def _what_was_done(self) -> str:
-        if self._run is None or self._request is None:
-            return "; ".join(self._trouble)
-        done = _in_short(self._run.before.outcomes)
-        return f"{_listed(self._request.ports)}, scope {self._request.scope}: {done}"
+        return f"portfree: {self._run.headline() if self._run else self._trouble}"
 
     def take_lines(self) -> list[tuple[str, dict[str, bool]]]:
         """The lines for the end of the session, with their colours; and no second time."""
         if self._told or os.getpid() != self._pid:
             return []
         self._told = True
-        try:
-            lines = list(self._lines())
-        except Exception as error:  # noqa: BLE001
-            lines = [(f"what was done cannot be shown: {error!r}", {"yellow": True})]
+        found = [line for each in (self._run, self._hosts) if each for line in each.lines()]
+        if self._trouble:
+            found.append((self._trouble, True))
+        lines = [(text, {"yellow": True} if warning else {}) for text, warning in found]
         if self.failure:
             lines.append((f"exit status 1: {self.failure}", {"red": True}))
         return lines
@@ -348,29 +349,6 @@ class _Guard:
 
         for line, _ in self.take_lines():
             tell(line)
-
-    def _lines(self) -> Iterator[tuple[str, dict[str, bool]]]:
-        warning = {"yellow": True}
-        if run := self._run:
-            before = [each for each in run.before.outcomes if _is_worth_a_line(each)]
-            for outcome in before:
-                yield f"before: {_summary(outcome)}", {} if outcome.ok else warning
-            for outcome in run.after.outcomes if run.after else ():
-                known = any(_is_the_same(outcome, each) for each in before)
-                if _is_worth_a_line(outcome) and not known:
-                    yield f"after: {_summary(outcome)}", {} if outcome.ok else warning
-
-            from portfree.render import doubt, leak_line
-
-            for outcome in run.doubtful:
-                yield doubt(outcome), warning
-            for leak in run.leaks:
-                yield leak_line(leak), warning
-        for trouble in self._trouble:
-            yield trouble, warning
-
-    def _failed(self, when: str, error: Exception) -> None:
-        self._trouble.append(f"the ports could not be looked after {when} the tests: {error!r}")
 
     def _notice(self, line: str) -> None:
         """Say something while it happens, also in the middle of a line of dots."""
@@ -383,77 +361,4 @@ class _Guard:
         tell(line)
 
 
-def _verdict(run: Run) -> str:
-    """Why a session with this run must not end green; empty if it may."""
-    request = run.before.request
-    if request.leaks == "fail" and run.leaks:
-        return "the tests have left a server behind, and free_ports_leaks is fail"
-    if request.on_busy == "fail" and run.after and _in_the_way(run.after):
-        return "a port stayed busy, and free_ports_on_busy is fail"
-    return ""
-
-
 _GUARD = pytest.StashKey[_Guard]()
-
-
-# --- messages ------------------------------------------------------------------------------------
-
-
-def _summary(outcome: Outcome) -> str:
-    from portfree.render import summary
-
-    return summary(outcome)
-
-
-def _in_the_way(report: Report) -> list[Outcome]:
-    """The ports that are busy, but not with a server that conftest.py has started for this run."""
-    return [outcome for outcome in report.outcomes if not outcome.ok and not _is_our_own(outcome)]
-
-
-def _is_our_own(outcome: Outcome) -> bool:
-    return (
-        outcome.status == "busy"
-        and bool(outcome.holders)
-        and all(
-            holder.verdict.action == "keep" and holder.verdict.rule in ("self", "own-run")
-            for holder in outcome.holders
-        )
-    )
-
-
-def _is_worth_a_line(outcome: Outcome) -> bool:
-    return (outcome.status != "free" or bool(outcome.notes)) and not _is_our_own(outcome)
-
-
-def _is_the_same(one: Outcome, other: Outcome) -> bool:
-    """Whether two looks at a port saw it in the same hands."""
-    return (one.port, one.status) == (other.port, other.status) == (one.port, "busy") and {
-        holder.pid for holder in one.holders
-    } == {holder.pid for holder in other.holders}
-
-
-def _in_short(outcomes: Sequence[Outcome]) -> str:
-    """What was done, for a line that has to hold all of it: the summary tells the rest."""
-    told = [each for each in outcomes if each.status != "free" or each.notes]
-    if not told:
-        return "free"
-    if len(told) == 1:
-        return _summary(told[0])
-    parts = []
-    for status in ("freed", "busy"):
-        ports = tuple(each.port for each in told if each.status == status)
-        if ports:
-            parts.append(f"{status}: {_listed(ports)}")
-    return "; ".join(parts) or "free"
-
-
-def _listed(ports: Sequence[Port]) -> str:
-    """The ports, those in a row as a range: ``8000-8010/tcp, 8125/udp``."""
-    rows: list[list[Port]] = []
-    for port in ports:
-        last = rows[-1][-1] if rows else None
-        if last and (last.number + 1, last.protocol) == port:
-            rows[-1].append(port)
-        else:
-            rows.append([port])
-    return ", ".join(str(row[0]) if len(row) == 1 else f"{row[0].number}-{row[-1]}" for row in rows)

@@ -72,7 +72,28 @@ def survey(system: System, ports: Collection[Port]) -> Survey:
     if any(seen.unowned(port) for port in ports):
         seen.close()
         seen = _look(system, ports)
+        unowned = [socket for port in ports for socket in seen.unowned(port)]
+        if unowned:
+            seen.holders = (*seen.holders, *_proxies(system, unowned))
     return seen
+
+
+def _proxies(system: System, unowned: Collection[Socket]) -> Iterator[Holder]:
+    """The docker-proxies behind sockets that we may not see anybody with, not being root.
+
+    They are known by what they say of themselves, which is no proof: without a pin nobody can
+    signal them, and that they belong to a container keeps them in any case.
+    """
+    reader = Reader(system)
+    for process in _everybody(reader):
+        if published := names.published(process):
+            sockets = {
+                socket
+                for socket in unowned
+                if (socket.address, str(socket.port)) == published and socket.uid == process.owner
+            }
+            if sockets:
+                yield _holder(reader, process, sockets, pinned=False)
 
 
 def _look(system: System, ports: Collection[Port]) -> Survey:
@@ -127,7 +148,7 @@ def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: b
     )
     run = runs.elements(holder.mark(runs.RUN_ID))
     engine = ""
-    if names.is_container_engine(process):
+    if process.container or names.is_container_engine(process):
         engine = system.container_behind(process, min(holder.ports))
     return holder._replace(
         live_runs=frozenset(element for element in run if runs.alive(element, system)),
@@ -216,8 +237,10 @@ def context_for(
 
 
 def _is_marked(holder: Holder) -> bool:
-    """Whether it or an ancestor, whose marks count where its own were wiped, may bear a mark."""
-    return any(process.marks or not process.complete for process in holder.upward())
+    """Whether it may have been born in a test or a CI job: it, or an ancestor, whose marks count
+    where its own were wiped, bears a mark, or its own cannot be read.
+    """
+    return not holder.process.complete or any(process.marks for process in holder.upward())
 
 
 def project_of(folder: str | None) -> str | None:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from portfree import names, runs
 from portfree.holder import Holder, launcher, leader, named, roots, same, was_left
+from portfree.ports import Port
 from portfree.report import Scope, Verdict
 from portfree.system.boundary import CI_JOB_IDS, MARKS, NOTHING, XDIST_WORKER, Process
 
@@ -211,6 +212,8 @@ def _is_siblings(holder: Holder, context: Context) -> bool:
 
 
 def _own_run(holder: Holder, context: Context) -> Verdict | None:
+    if names.is_container_engine(holder.process):
+        return None  # podman's descend from who called it, and end with their container
     known = not _unread(holder, context)
     if (
         known
@@ -249,32 +252,30 @@ def _may_be_for_this_run(holder: Holder, context: Context) -> bool:
 
 def _container(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
-    number = min(port.number for port in holder.ports) if holder.ports else 0
-    if names.is_container_engine(process):
-        engine = "podman" if names.is_podman(process) else "docker"
-        if holder.engine:
-            name = holder.engine.split()[0]
-            return Verdict(
-                "keep",
-                "container",
-                f"published by container {holder.engine}",
-                f"{engine} stop {shlex.quote(name)}",
-            )
+    engine = "podman" if any(map(names.is_podman, holder.upward())) else "docker"
+    publishes = names.is_container_engine(process)
+    container = _other_container(holder, context)
+    if holder.engine and (publishes or container):
+        tie = "published by" if publishes else "runs in"
+        stop = f"{engine} stop {shlex.quote(holder.engine.split()[0])}"
+        return Verdict("keep", "container", f"{tie} container {holder.engine}", stop)
+    if publishes:
+        port = _argument(min(holder.ports)) if holder.ports else "PORT"
         return Verdict(
             "keep",
             "container",
             f"{named(process)} publishes the port for a container",
-            f"{engine} ps --filter publish={number}, then: {engine} stop NAME",
+            f"{engine} ps --filter publish={port}, then: {engine} stop NAME",
         )
-    if process.container is not None:
+    if container:
         return Verdict(
             "keep",
             "container",
-            f"runs in another container ({_short(process.container)})",
+            f"runs in another container ({_short(container)})",
             "stop that container"
             + (
-                f": docker stop {_short(process.container)}, or the same with podman"
-                if _CONTAINER_ID.fullmatch(process.container)
+                f": docker stop {_short(container)}, or the same with podman"
+                if _CONTAINER_ID.fullmatch(container)
                 else ""
             ),
         )
@@ -289,6 +290,18 @@ def _container(holder: Holder, context: Context) -> Verdict | None:
             "give the tests another port, or a container of their own: docker compose run",
         )
     return None
+
+
+def _other_container(holder: Holder, context: Context) -> str:
+    """The container that it runs in, if that is not ours: its id, or ``"?"``; else empty."""
+    if holder.process.container is not None:
+        return holder.process.container
+    # Where the system does not tell, it still descends from the parent of all that is in it, whose
+    # command line has the id.
+    shims = (p for p in holder.lineage if names.is_container_shim(p) and not context.is_ours(p))
+    if shim := next(shims, None):
+        return next(filter(_CONTAINER_ID.fullmatch, shim.argv), "?")
+    return ""
 
 
 def _short(container: str) -> str:
@@ -609,9 +622,11 @@ def _older(one: Process, other: Process) -> bool:
 
 
 def _ports(holder: Holder) -> str:
-    return " ".join(
-        str(port.number) if port.protocol == "tcp" else str(port) for port in sorted(holder.ports)
-    )
+    return " ".join(map(_argument, sorted(holder.ports)))
+
+
+def _argument(port: Port) -> str:
+    return str(port.number) if port.protocol == "tcp" else str(port)
 
 
 def _kept(verdict: Verdict | None) -> bool:

@@ -164,7 +164,9 @@ class System(Protocol):
 
     @property
     def namespace(self) -> str:
-        """Which pid namespace we live in: empty in the first one, and where there are none."""
+        """Which pid and time namespace we live in, where pids and starts mean what they mean here:
+        empty in the machine's first ones, and where there are none.
+        """
 
     @property
     def privileged(self) -> bool:
@@ -214,8 +216,9 @@ class System(Protocol):
         """A user's name for people; the number itself if it has none."""
 
     def container_behind(self, process: Process, port: Port) -> str:
-        """The container for which an engine's process has a port open, as the engine names it,
-        such as ``"shop-web-1 (image nginx, compose project shop)"``; empty if it cannot be asked.
+        """The container for which an engine's process has a port open, or that a process runs in,
+        as its engine names it, such as ``"shop-web-1 (image nginx, compose project shop)"``; empty
+        if it cannot be asked.
         """
 
     def now(self) -> float:

@@ -1,4 +1,4 @@
-"""Which container is behind a published port, asked of its engine.
+"""Which container is behind a published port, or around a process, asked of its engine.
 
 A container engine opens the port on the host and passes on what comes in: the process that holds it
 has nothing to tell but the port. Docker and Podman know the rest, through the same command line.
@@ -6,8 +6,12 @@ has nothing to tell but the port. Docker and Podman know the rest, through the s
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from portfree import names
 from portfree.ports import Port
 from portfree.system.boundary import Process
 
@@ -16,41 +20,76 @@ from portfree.system.boundary import Process
 _PATIENCE = 1.0
 
 _COMPOSE = '{{.Label "com.docker.compose.project"}}'
-_FORMAT = f"{{{{.Names}}}}\t{{{{.Image}}}}\t{_COMPOSE}"
-_OF_PODMAN = ("podman", "conmon", "rootlessport", "containers-root", "slirp4netns", "pasta")
+_FORMAT = f"{{{{.Names}}}}\t{{{{.Image}}}}\t{_COMPOSE}\t{{{{.Ports}}}}"
+
+_ID = re.compile("[0-9a-f]{64}")
+
+
+class _Container(NamedTuple):
+    """One line of an answer."""
+
+    name: str
+    image: str = ""
+    project: str = ""
+    ports: str = ""
+    """What it publishes: ``127.0.0.1:8000->80/tcp, [::1]:8000->80/tcp``."""
+
+    def __str__(self) -> str:
+        of_project = f", compose project {self.project}" if self.project else ""
+        return f"{self.name} (image {self.image}{of_project})"
+
+    def publishes(self, address: str, port: Port) -> bool:
+        # An IPv6 address stands in brackets or, in older versions, as it is.
+        starts = (f"{address}:{port.number}->", f"[{address}]:{port.number}->")
+        published = self.ports.split(", ")
+        return any(
+            each.startswith(starts) and each.endswith(f"/{port.protocol}") for each in published
+        )
 
 
 class Engines:
     """Asks each question once, and all of them together for no more than a second."""
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[str, Port], str] = {}
+        self._answers: dict[tuple[str, str], Sequence[_Container]] = {}
         self._left = _PATIENCE
 
     def container_behind(self, process: Process, port: Port) -> str:
         """The container's name, image and compose project; empty if no engine can tell."""
-        engine = "podman" if process.name.lower().startswith(_OF_PODMAN) else "docker"
-        if (engine, port) not in self._answers:
+        if names.is_container_engine(process):
+            engine = "podman" if names.is_podman(process) else "docker"
+            found = self._ask(engine, f"publish={port}")
+        elif process.container and _ID.fullmatch(process.container):
+            which = f"id={process.container}"
+            found = self._ask("docker", which) or self._ask("podman", which)
+        else:
+            return ""
+        if len(found) > 1:  # each of them has the port on an address of its own
+            address, _ = names.published(process) or ("", "")
+            found = [container for container in found if container.publishes(address, port)]
+        return str(found[0]) if len(found) == 1 else ""
+
+    def _ask(self, engine: str, which: str) -> Sequence[_Container]:
+        if (engine, which) not in self._answers:
             if self._left <= 0:
-                return ""
+                return ()
             started = time.monotonic()
-            self._answers[engine, port] = _ask(engine, port, self._left)
+            self._answers[engine, which] = _ask(engine, which, self._left)
             self._left -= time.monotonic() - started
-        return self._answers[engine, port]
+        return self._answers[engine, which]
 
 
-def _ask(engine: str, port: Port, patience: float) -> str:
+def _ask(engine: str, which: str, patience: float) -> Sequence[_Container]:
     import subprocess  # hardly any held port is a container's, and this loads threads and selectors
 
-    command = [engine, "ps", "--filter", f"publish={port}", "--format", _FORMAT]
+    command = [engine, "ps", "--no-trunc", "--filter", which, "--format", _FORMAT]
     try:
         answer = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience
         )
     except (OSError, subprocess.SubprocessError, UnicodeError):
-        return ""
-    if answer.returncode != 0 or not answer.stdout.strip():
-        return ""
-    name, image, project = (*answer.stdout.splitlines()[0].split("\t"), "", "")[:3]
-    of_project = f", compose project {project}" if project else ""
-    return f"{name} (image {image}{of_project})"
+        return ()
+    if answer.returncode != 0:
+        return ()
+    lines = filter(str.strip, answer.stdout.splitlines())
+    return [_Container(*line.split("\t")[:4]) for line in lines]

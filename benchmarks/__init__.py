@@ -1,0 +1,1 @@
+"""How fast portfree is, beside what people use instead: ``nox -s bench``."""

@@ -10,7 +10,6 @@ from types import TracebackType
 from portfree import runs
 from portfree._free import free, log_outcomes, raise_if_busy, tell
 from portfree.errors import PortsLeakedError
-from portfree.render import doubt, leak_line
 from portfree.report import Leak, Outcome, Report, Request
 from portfree.system import current
 from portfree.system.boundary import System
@@ -136,14 +135,19 @@ class Run:
             return  # what went wrong in the run is what its user must see
         raise_if_busy(after)
         if self.leaks and self.before.request.leaks == "fail":
+            from portfree.render import leak_line
+
             raise PortsLeakedError("; ".join(map(leak_line, self.leaks)), self.leaks)
 
     def _log(self, after: Report) -> None:
         log_outcomes(after)
-        for outcome in self.doubtful:
-            _logger.warning("%s", doubt(outcome))
-        for leak in self.leaks:
-            _logger.warning("%s", leak_line(leak))
+        if self.doubtful or self.leaks:
+            from portfree.render import doubt, leak_line
+
+            for outcome in self.doubtful:
+                _logger.warning("%s", doubt(outcome))
+            for leak in self.leaks:
+                _logger.warning("%s", leak_line(leak))
 
     @property
     def doubtful(self) -> tuple[Outcome, ...]:

@@ -12,10 +12,11 @@ import select
 import signal
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from portfree.ports import Port
-from portfree.system import proc_net, sock_diag
+from portfree.system import sock_diag
 from portfree.system.boundary import (
     KEPT_VARIABLES,
     Bind,
@@ -25,8 +26,11 @@ from portfree.system.boundary import (
     Signal,
     Socket,
 )
-from portfree.system.engines import Engines
 from portfree.system.probe import dual_stack_bind
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from portfree.system.engines import Engines
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in linux/proc_ns.h
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -57,7 +61,12 @@ class LinuxSystem:
         self._proc = proc
         _, self._own_depth = self._identity("self")
         self._own_container = _container(_text(f"{proc}/self/cgroup"))
-        self._engines = Engines()
+
+    @cached_property
+    def _engines(self) -> Engines:
+        from portfree.system.engines import Engines  # hardly any held port is a container's
+
+        return Engines()
 
     @property
     def namespace(self) -> str:
@@ -76,12 +85,16 @@ class LinuxSystem:
         try:
             return sock_diag.dump(ports, connections=connections)
         except OSError:
+            from portfree.system import proc_net
+
             return proc_net.read(ports, connections=connections)
 
     def listeners(self) -> list[Socket]:
         try:
             return sock_diag.listeners()
         except OSError:
+            from portfree.system import proc_net
+
             return proc_net.listeners()
 
     def owners(self, ids: Collection[Hashable]) -> Owners:

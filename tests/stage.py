@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 SERVERS = HERE / "servers.py"
 LAUNCH = HERE / "launch.py"
 CALLER = HERE / "caller.py"
+HANDICAP = HERE / "handicap.py"
 
 TOKEN = "STAGE_TOKEN"
 READY = "STAGE_READY"
@@ -75,6 +76,13 @@ class Asked(TypedDict, total=False):
     wait: float
     on_busy: OnBusy
     dry_run: bool
+
+
+class Starved(TypedDict, total=False):
+    """What a call can be short of (caller.py): open files, bytes of memory."""
+
+    files: int
+    memory: int
 
 
 # For tests of what lies above the backends, which is the same with either.
@@ -468,6 +476,7 @@ class Stage:
         env: Mapping[str, str] | None = None,
         uid: int | None = None,
         prefix: Sequence[str] = (),
+        starved: Starved | None = None,
         **options: Unpack[Asked],
     ) -> Call:
         """Call `free_ports` in a process of its own: in *cwd*, as *uid*, behind a *prefix*."""
@@ -477,7 +486,7 @@ class Stage:
         if uid is not None:  # who may not write down what was covered
             variables = {k: v for k, v in variables.items() if not k.startswith("COVERAGE_")}
         process = subprocess.Popen(
-            [*prefix, *calling(*ports, cwd=cwd, uid=uid, **options)],
+            [*prefix, *calling(*ports, cwd=cwd, uid=uid, starved=starved, **options)],
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -543,16 +552,25 @@ class Stage:
 
 
 def calling(
-    *ports: int | str, cwd: Path, uid: int | None = None, **options: Unpack[Asked]
+    *ports: int | str,
+    cwd: Path,
+    uid: int | None = None,
+    starved: Starved | None = None,
+    **options: Unpack[Asked],
 ) -> list[str]:
     """The command line of a call of `free_ports` (caller.py)."""
-    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid}
+    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, **(starved or {})}
     return [sys.executable, str(CALLER), json.dumps(request)]
 
 
 def launch(mode: str, command: Sequence[str]) -> list[str]:
     """The command line that starts a command in that way (launch.py)."""
     return [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
+
+
+def without(*what: str) -> list[str]:
+    """A prefix that takes something away from a command (handicap.py)."""
+    return [sys.executable, "-S", str(HANDICAP), *what, "--"]
 
 
 def _launched(mode: Mode, command: Sequence[str]) -> list[str]:

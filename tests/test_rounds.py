@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fake import LOOK, Actor, FakeSystem, call, entry, names, only, system, unmarked
+from portfree.ledger import Ledger
 from portfree.ports import Port
 from portfree.report import Request
 from portfree.rounds import last_look
@@ -124,14 +125,27 @@ def test_what_became_free_after_the_last_survey_is_free(system: FakeSystem) -> N
 
 
 def test_the_last_look_believes_the_bind_alone(system: FakeSystem) -> None:
-    from portfree.ledger import Ledger
-
     ports = (Port(8000), Port(8001))
     ledger = Ledger(Request(ports), system)
     system.server(8001)
     ledger.reopen(ports)
     last_look(system, ports, ledger)
     assert [o.status for o in ledger.report().outcomes] == ["free", "busy"]
+
+
+def test_the_last_look_sees_past_the_fading_connections_of_a_dead_server(
+    system: FakeSystem,
+) -> None:
+    port = Port(8000)
+    system.listen(None, 8000, state="fading", peer="127.0.0.1:40000", fades_in=59.0)
+    ledger = Ledger(Request((port,)), system)
+    ledger.reopen([port])
+
+    last_look(system, [port], ledger)
+
+    (outcome,) = ledger.report().outcomes
+    assert outcome.ok
+    assert [note.kind for note in outcome.notes] == ["fading"]
 
 
 # Several ports

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from portfree import settings
 from portfree.errors import PortsBusyError, PortSpecError
-from portfree.ports import parse_ports
-from portfree.report import Leaks, OnBusy, Outcome, Report, Request, Scope
+from portfree.ports import Port, parse_ports
+from portfree.report import Leaks, Note, OnBusy, Outcome, Report, Request, Scope
 from portfree.system.probe import bind
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
@@ -99,47 +99,63 @@ def free(
         outcomes = tuple(Outcome(port, "free") for port in request.ports)
         return Report(request, outcomes, time.monotonic() - started)
 
-    # Loaded only now: a call that finds every port free takes microseconds.
-    from portfree import rounds
-    from portfree.ledger import Ledger
-    from portfree.stop import longest, stop
-    from portfree.survey import context_for, survey
-    from portfree.system import current
-    from portfree.verdict import judge_all
+    try:
+        # Loaded only now: a call that finds every port free takes microseconds.
+        from portfree import rounds
+        from portfree.ledger import Ledger
+        from portfree.stop import longest, stop
+        from portfree.survey import context_for, survey
+        from portfree.system import current
+        from portfree.verdict import judge_all
 
-    system = system or current()
+        system = system or current()
+    except (ImportError, OSError, MemoryError) as failure:  # no more files may be opened
+        outcomes = tuple(_unexamined(p, failure, held=p in held) for p in request.ports)
+        return Report(request, outcomes, time.monotonic() - started)
     ledger = Ledger(request, system)
     patience = system.now() + request.wait
     deadline = patience + longest(request.grace)
     notify = _once(notice)
-    while held and system.now() < deadline:
-        with survey(system, held) as seen:
-            held = rounds.settle(system, held, seen, ledger)
-            context = context_for(
-                system, seen.holders, scope=request.scope, phase=phase, ending=ending
-            )
-            verdicts = judge_all(seen.holders, context)
-            targets = rounds.choose(system, seen, verdicts, context, ledger)
-            ledger.leave(held, seen)
-            if targets and not request.dry_run:
-                stop(
-                    system,
-                    targets,
-                    grace=request.grace,
-                    deadline=deadline,
-                    approve=rounds.approver(targets, context),
-                    notify=notify,
+    try:
+        while held and system.now() < deadline:
+            with survey(system, held) as seen:
+                held = rounds.settle(system, held, seen, ledger)
+                context = context_for(
+                    system, seen.holders, scope=request.scope, phase=phase, ending=ending
                 )
-                ledger.tried(targets)
-                rounds.watch_for_return(system, targets, context, deadline)
-            elif rounds.unseen(held, seen):
-                continue  # somebody has come since the survey
-            elif request.dry_run or not rounds.wait_for_live_run(
-                system, seen, verdicts, patience, notify
-            ):
-                break
-    rounds.last_look(system, held, ledger)
+                verdicts = judge_all(seen.holders, context)
+                targets = rounds.choose(system, seen, verdicts, context, ledger)
+                ledger.leave(held, seen)
+                if targets and not request.dry_run:
+                    try:
+                        stop(
+                            system,
+                            targets,
+                            grace=request.grace,
+                            deadline=deadline,
+                            approve=rounds.approver(targets, context),
+                            notify=notify,
+                        )
+                    finally:
+                        ledger.tried(targets)
+                    rounds.watch_for_return(system, targets, context, deadline)
+                elif rounds.unseen(held, seen) or rounds.vanished(system, seen, verdicts):
+                    continue  # somebody has come since the survey, or was about to go
+                elif request.dry_run or not rounds.wait_for_live_run(
+                    system, seen, verdicts, patience, notify
+                ):
+                    break
+        rounds.last_look(system, held, ledger)
+    except Exception as failure:  # noqa: BLE001 - it must not take the test session down
+        rounds.give_up(system, held, ledger, failure)
     return ledger.report()
+
+
+def _unexamined(port: Port, failure: BaseException, *, held: bool) -> Outcome:
+    """The outcome of a port where portfree itself could not be loaded any further."""
+    text = f"who holds {port} could not be looked for: {failure}"
+    note = Note("untested", text, "close files or sockets, then try again")
+    return Outcome(port, "busy", ok=False, notes=(note,)) if held else Outcome(port, "free")
 
 
 def make_request(
@@ -211,9 +227,12 @@ def log_outcomes(report: Report) -> None:
     told = [outcome for outcome in report.outcomes if outcome.status != "free"]
     if not told:
         return
-    import logging
+    try:
+        import logging
 
-    from portfree.render import summary
+        from portfree.render import summary
+    except (ImportError, OSError, MemoryError):
+        return  # what cannot even be loaded cannot be said
 
     logger = logging.getLogger("portfree")
     for outcome in told:

@@ -26,9 +26,9 @@ class Finding(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-def unheld(system: System, ports: Collection[Port]) -> dict[Port, Finding]:
+def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> dict[Port, Finding]:
     """The states of ports that no holder was seen on, all asked at once: a thousand of them must
-    not take longer than one.
+    not take longer than one. *tries*: how often to ask again while somebody passes by.
 
     Without those that somebody has taken meanwhile, that is, whose socket was seen twice.
     """
@@ -37,7 +37,7 @@ def unheld(system: System, ports: Collection[Port]) -> dict[Port, Finding]:
     before: set[Hashable] = set()
     using: dict[Port, list[Socket]] = {}
     until = system.now() + _LONGEST
-    for attempt in range(_TRIES + 1):
+    for attempt in range(tries + 1):
         if attempt > _FEWEST and system.now() > until:
             break
         if attempt:
@@ -90,6 +90,12 @@ def unsteady(system: System, port: Port) -> Note:
     """A note on a port that was never free, nor held by anybody for long enough to be seen."""
     text = f"somebody takes {port} again and again, for moments only"
     return Note("unsteady", text, f"see who: {_lister(system, port)}")
+
+
+def unexpected(port: Port, failure: Exception) -> Note:
+    """A note on a port that could not be freed, for portfree itself has failed."""
+    text = f"something unexpected ended the work on {port}: {failure!r}"
+    return Note("unexpected", text, "try again; if that does not help, please report it")
 
 
 def unowned(system: System, port: Port, sockets: Collection[Socket]) -> Note:
@@ -169,7 +175,7 @@ def _invisible(system: System, port: Port, uid: int | None) -> Note:
     missing = "" if system.privileged else "CAP_SYS_PTRACE is missing: "
     instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {_argument(port)}"
     if system.privileged:
-        instead = f"it may live in another container or sandbox: {seen}"
+        instead = f"it may live in another container, or we lack CAP_SYS_PTRACE: {seen}"
     return Note("invisible", text, instead)
 
 

@@ -87,7 +87,9 @@ class Ledger:
                 entry = page.holders.get(_identity(target.holder))
                 if entry is None and target.why is not None:  # started after all were judged
                     entry = holder_report(target.holder, port, target.why, root=False)
-                if entry is not None:
+                # Refused in this round, it may have got a signal in an earlier one: that is told.
+                said = entry is not None and entry.ended and target.refused and not target.sent
+                if entry is not None and not said:
                     page.holders[_identity(target.holder)] = entry._replace(
                         ended=ended, seconds=target.ended_after
                     )

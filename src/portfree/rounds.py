@@ -7,8 +7,9 @@ whoever started the server again is looked at too.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 
-from portfree import explain
+from portfree import explain, names
 from portfree.holder import Holder, named, roots, same, supervisors
 from portfree.ledger import Ledger
 from portfree.ports import Port
@@ -25,8 +26,13 @@ ROUNDS = 2
 _JUDGE_EVERY = 1.0
 _TRY_EVERY = 0.05
 
+# How long a process may take to end once its environment is gone: 50 ms for 600 MiB.
+_ENDS_WITHIN = 0.1
+
 # How long a supervisor may take to start a server again: a new interpreter needs most of it.
 _RETURNS_WITHIN = 0.5
+# supervisord waits for the next tick of its clock: 1.0 s, and up to 0.2 s until the server listens.
+_RETURNS_LATE = 1.5
 
 
 def settle(system: System, held: Sequence[Port], seen: Survey, ledger: Ledger) -> list[Port]:
@@ -45,11 +51,51 @@ def unseen(held: Sequence[Port], seen: Survey) -> list[Port]:
     return [port for port in held if port not in on_ports]
 
 
+def vanished(system: System, seen: Survey, verdicts: Mapping[int, Verdict]) -> bool:
+    """Whether somebody was kept who has ended by now.
+
+    A process that ends loses its environment first, its sockets after that, and its directory: who
+    is read meanwhile is kept for what could not be read.
+    """
+    pins = [
+        pin
+        for holder in seen.holders
+        if verdicts[holder.pid].action == "keep"
+        and not (holder.process.complete and holder.process.cwd)
+        and (pin := seen.pin(holder))
+    ]
+    if pins:
+        system.wait(pins, _ENDS_WITHIN)
+    return any(not pin.alive() for pin in pins)
+
+
 def last_look(system: System, held: Iterable[Port], ledger: Ledger) -> None:
-    """Settle what has become free since the last survey."""
+    """Settle what has become free since the last survey, by one try: the time may be over."""
+    rest = []
     for port in held:
         if system.bind(port) == "free":
             ledger.settle(port, "free")
+        else:
+            rest.append(port)
+    if not rest:
+        return
+    taken = set(rest)  # unless the system tells otherwise
+    with suppress(OSError):
+        taken = {socket.port for socket in system.sockets(rest)}
+    # The fading connections of a server that has ended refuse a bind, but no server.
+    findings = explain.unheld(system, [port for port in rest if port not in taken], tries=0)
+    for port, finding in findings.items():
+        if finding.status == "free":
+            ledger.settle(port, "free", finding.notes)
+
+
+def give_up(system: System, held: Iterable[Port], ledger: Ledger, failure: Exception) -> None:
+    """After something that nobody has thought of: say so, and look what is free all the same."""
+    ports = list(held)
+    for port in ports:
+        ledger.settle(port, "busy", [explain.unexpected(port, failure)])
+    with suppress(Exception):  # if it goes wrong again, nothing is known
+        last_look(system, ports, ledger)
 
 
 def choose(
@@ -92,6 +138,10 @@ def choose(
         if known is not None:
             known.restarts |= holder.ports
             continue
+        own = verdicts.get(found.holder.pid)
+        if own is not None and own.action == "keep":  # it holds another port, and has to be spared
+            reason = f"started again by {named(found.holder.process)}: {own.reason}"
+            found = found._replace(verdict=own._replace(reason=reason))
         verdict, pin = _pin_supervisor(system, found)
         if pin is not None:
             seen.pins.append(pin)
@@ -168,7 +218,7 @@ def watch_for_return(
     until then is not free for the tests. Ends early when they have ended too, as wrappers do, or
     when the port is taken: then the next round judges it.
     """
-    until = min(system.now() + _RETURNS_WITHIN, deadline)
+    stopped = system.now()
     ports = {port for target in targets for port in target.holder.ports}
     parents = {
         process.pid: process
@@ -177,6 +227,8 @@ def watch_for_return(
         for process in supervisors(target.holder)
         if not context.is_ours(process)
     }
+    late = any(map(names.restarts_late, parents.values()))
+    until = min(stopped + (_RETURNS_LATE if late else _RETURNS_WITHIN), deadline)
     pins = [pin for process in parents.values() if (pin := _pin(system, process))]
     try:
         # Listed rather than probed: a probe could get in the way of the server that comes back.

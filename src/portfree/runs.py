@@ -2,7 +2,7 @@
 
 ``PORTFREE_RUN_ID`` is a path of elements, outermost first: ``812.34567.9f3c/904.34810.07ab``. One
 element is ``PID.START.NONCE`` of the run's controller, the process that opened the run and will end
-it; in another pid namespace than the machine's first one, ``PID.START.NONCE.NAMESPACE``.
+it; in another pid or time namespace than the machine's first one, ``PID.START.NONCE.NAMESPACE``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ OPEN_HERE: set[str] = set()
 # moves a little when the clock is set.
 _CLOCKS_DIFFER = 2000
 
-_ELEMENT = re.compile(r"([0-9]+)\.([0-9]+|t[0-9]+)\.([0-9a-f]+)(?:\.([0-9]+))?", re.ASCII)
+_ELEMENT = re.compile(
+    r"([0-9]+)\.([0-9]+|t[0-9]+)\.([0-9a-f]+)(?:\.([0-9]+|[0-9]*t[0-9]+))?", re.ASCII
+)
 
 
 def elements(path: str) -> tuple[str, ...]:
@@ -42,8 +44,8 @@ def alive(element: str, system: System) -> bool:
     """Whether the controller of a run lives.
 
     False must mean that it certainly has ended: no process has its pid, or the process that has it
-    started at another time. An element that cannot be read, or comes from another pid namespace,
-    where pids mean other processes, counts as alive.
+    started at another time. An element that cannot be read, or comes from another namespace, where
+    pids mean other processes or clocks show other times, counts as alive.
     """
     match = _ELEMENT.fullmatch(element)
     if match is None:

@@ -222,11 +222,11 @@ def _conclude(system: System, targets: Collection[Target], started: float, deadl
 
 def what_became(target: Target, *, polite: bool) -> str:
     """What became of a target, in words; empty if nothing was done to it and it lives on."""
+    after = " after " + " and ".join(f"SIG{name}" for name in target.sent) if target.sent else ""
     if target.refused and target.lives:
-        return f"the system refused the signal ({target.refused})"
+        return f"the system refused the signal{after} ({target.refused})"
     if not polite and target.sent and not target.lives:
         return "terminated"
-    after = " after " + " and ".join(f"SIG{name}" for name in target.sent) if target.sent else ""
     if target.ended_after is None:
         goes_on = "goes on" if target.restarts else "still holds the port"
         return f"{goes_on}{after}" if after else ""

@@ -1,6 +1,7 @@
 """Linux: sockets from the kernel, processes from /proc, signals through pidfds.
 
-Facts from proc(5), pid_namespaces(7), cgroups(7), pidfd_open(2) and pidfd_send_signal(2).
+Facts from proc(5), pid_namespaces(7), time_namespaces(7), cgroups(7), pidfd_open(2) and
+pidfd_send_signal(2).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from portfree.ports import Port
-from portfree.system import sock_diag
+from portfree.system import proc_net, sock_diag
 from portfree.system.boundary import (
     KEPT_VARIABLES,
     Bind,
@@ -26,13 +27,14 @@ from portfree.system.boundary import (
     Signal,
     Socket,
 )
-from portfree.system.probe import dual_stack_bind
+from portfree.system.probe import PROBING, dual_stack_bind
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
     from portfree.system.engines import Engines
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in linux/proc_ns.h
+_FIRST_TIME_NAMESPACE = 0xEFFFFFFA  # PROC_TIME_INIT_INO
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SIGNALS: dict[Signal, signal.Signals] = {
     "TERM": signal.SIGTERM,
@@ -49,6 +51,9 @@ _CONTAINER = re.compile(
 
 # What a process that goes away under our hands makes of a look at it.
 _GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
+# What is gone or hidden is not there for us. Any other error (no descriptor or no memory left) says
+# nothing, and must not pass for "there is no such process", which might have been one to spare.
+_NOT_SHOWN = (*_GONE, PermissionError)
 
 
 class LinuxSystem:
@@ -59,8 +64,11 @@ class LinuxSystem:
 
     def __init__(self, proc: str = "/proc") -> None:
         self._proc = proc
-        _, self._own_depth = self._identity("self")
-        self._own_container = _container(_text(f"{proc}/self/cgroup"))
+        try:
+            _, self._own_depth = self._identity("self")
+            self._own_container = _container(_text(f"{proc}/self/cgroup"))
+        except OSError:  # then everybody seems to live in another container, and is kept
+            self._own_depth, self._own_container = 0, "?"
 
     @cached_property
     def _engines(self) -> Engines:
@@ -74,7 +82,12 @@ class LinuxSystem:
             inode = os.stat(f"{self._proc}/self/ns/pid").st_ino
         except OSError:
             return "?"
-        return "" if inode == _FIRST_PID_NAMESPACE else str(inode)
+        pids = "" if inode == _FIRST_PID_NAMESPACE else str(inode)
+        try:
+            inode = os.stat(f"{self._proc}/self/ns/time").st_ino
+        except OSError:  # a kernel before 5.6, which has no other
+            return pids
+        return pids if inode == _FIRST_TIME_NAMESPACE else f"{pids}t{inode}"
 
     # Sockets
 
@@ -82,19 +95,16 @@ class LinuxSystem:
         return dual_stack_bind(port, reuse=reuse)
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
-        try:
-            return sock_diag.dump(ports, connections=connections)
-        except OSError:
-            from portfree.system import proc_net
-
-            return proc_net.read(ports, connections=connections)
+        with PROBING:
+            try:
+                return sock_diag.dump(ports, connections=connections)
+            except OSError:
+                return proc_net.read(ports, connections=connections)
 
     def listeners(self) -> list[Socket]:
         try:
             return sock_diag.listeners()
         except OSError:
-            from portfree.system import proc_net
-
             return proc_net.listeners()
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
@@ -106,7 +116,7 @@ class LinuxSystem:
                 for link in self._descriptors(pid):
                     if link in wanted:
                         pids.setdefault(wanted[link], set()).add(pid)
-            except OSError:
+            except PermissionError:
                 unreadable += 1
         return Owners({id_: frozenset(found) for id_, found in pids.items()}, unreadable)
 
@@ -146,7 +156,7 @@ class LinuxSystem:
             if os.stat(folder).st_nlink <= 3:  # two that every folder has, and the main thread's
                 return None
             threads = os.listdir(folder)
-        except OSError:
+        except _NOT_SHOWN:
             return None
         for thread in threads:
             stat = _read_stat(f"{folder}/{thread}/stat")
@@ -159,7 +169,7 @@ class LinuxSystem:
     def pids(self) -> Iterable[int]:
         try:
             return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
-        except OSError:
+        except _NOT_SHOWN:
             return []
 
     def exists(self, pid: int) -> bool:
@@ -222,7 +232,11 @@ class LinuxSystem:
         else:
             pin = _PidfdPin(process.pid, descriptor)
         # The pid may have passed to another process before it was pinned.
-        stat = self._stat(process.pid)
+        try:
+            stat = self._stat(process.pid)
+        except OSError:
+            pin.close()
+            raise
         if stat is None or stat.start != process.start:
             pin.close()
             return None
@@ -382,11 +396,11 @@ def _links(ids: Collection[Hashable]) -> dict[str, Hashable]:
 
 
 def _bytes(path: str) -> bytes | None:
-    """A file of /proc; None if it cannot be read, for whatever reason."""
+    """A file of /proc; None if it is gone, or may not be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError:
+    except _NOT_SHOWN:
         return None
 
 

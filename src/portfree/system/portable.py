@@ -30,7 +30,7 @@ from portfree.system.boundary import (
     State,
 )
 from portfree.system.engines import Engines
-from portfree.system.probe import dual_stack_bind, each_address_bind, exclusive_bind
+from portfree.system.probe import PROBING, dual_stack_bind, each_address_bind, exclusive_bind
 from portfree.system.windows import HandlePin, Kernel32, elevated
 
 T = TypeVar("T")
@@ -164,11 +164,12 @@ class PortableSystem:
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         kind = _kind(port.protocol for port in ports)
-        seen, _ = _look_at_all(kind)
-        every = [found for sockets in seen.values() for found in sockets]
-        if self._platform == "linux":
-            every += _unowned(kind)
-        elif self._platform == "darwin" and connections:
+        with PROBING:
+            seen, _ = _look_at_all(kind)
+            every = [found for sockets in seen.values() for found in sockets]
+            if self._platform == "linux":
+                every += _unowned(kind)
+        if self._platform == "darwin" and connections:
             every += _fading(self._output)
         return list(
             dict.fromkeys(

@@ -7,6 +7,7 @@ is about to listen.
 
 from __future__ import annotations
 
+import os
 import sys
 
 # What `socket` is built on: loading that, with its enums and selectors, would cost a third of the
@@ -22,6 +23,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from _thread import RLock
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EPERM
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
@@ -41,6 +43,17 @@ _SO_EXCLUSIVEADDRUSE = ~4  # winsock2.h: ((int)(~SO_REUSEADDR)); the socket modu
 
 _V4_ANY, _V4_LOOPBACK = "0.0.0.0", "127.0.0.1"  # noqa: S104  # bound, never listened on
 _V6_ANY, _V6_LOOPBACK = "::", "::1"
+
+PROBING = RLock()
+"""Held while a probe has the port bound. Another thread of ours that lists the sockets or forks in
+that time waits for it: it would take us for a holder, or leave the socket to the child."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=PROBING.acquire,
+        after_in_parent=PROBING.release,
+        after_in_child=PROBING.release,
+    )
 
 
 def bind(port: Port) -> Bind:
@@ -114,19 +127,20 @@ def _try(
     v6only: int = 1,
 ) -> int | None:
     """The errno that a bind ended with; 0 if it worked."""
-    sock = None
-    try:
-        sock = factory(family, SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM)
-        if family == AF_INET6:
-            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, v6only)
-        if option is not None:
-            sock.setsockopt(SOL_SOCKET, option, 1)
-        sock.bind((address, port.number))
-    except OSError as error:
-        return error.errno
-    finally:
-        if sock is not None:
-            sock.close()
+    with PROBING:
+        sock = None
+        try:
+            sock = factory(family, SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM)
+            if family == AF_INET6:
+                sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, v6only)
+            if option is not None:
+                sock.setsockopt(SOL_SOCKET, option, 1)
+            sock.bind((address, port.number))
+        except OSError as error:
+            return error.errno
+        finally:
+            if sock is not None:
+                sock.close()
     return 0
 
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from portfree.ports import Port
-from portfree.render import doubt, leak_line, summary
 from portfree.report import Outcome, Report, Request
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
@@ -49,7 +48,7 @@ class SessionRun:
 
             run = Run(free(request, notice=self._notice, phase="before"), notice=self._notice)
             if strict and (busy := _in_the_way(run.before)):
-                found = "; ".join(map(summary, busy))
+                found = "; ".join(map(_summary, busy))
                 return f"no test was started, for free_ports_on_busy is fail, and {found}"
             run.open()
         except Exception as error:  # noqa: BLE001 - what goes wrong in here must turn no run red
@@ -97,15 +96,19 @@ class SessionRun:
             return
         before = [each for each in run.before.outcomes if _is_worth_a_line(each)]
         for outcome in before:
-            yield f"before: {summary(outcome)}", not outcome.ok
+            yield f"before: {_summary(outcome)}", not outcome.ok
         for outcome in run.after.outcomes if run.after else ():
             known = any(_is_the_same(outcome, each) for each in before)
             if _is_worth_a_line(outcome) and not known:
-                yield f"after: {summary(outcome)}", not outcome.ok
-        for outcome in run.doubtful if self._ended else ():
-            yield doubt(outcome), True
-        for leak in run.leaks:
-            yield leak_line(leak), True
+                yield f"after: {_summary(outcome)}", not outcome.ok
+        doubtful = run.doubtful if self._ended else ()
+        if doubtful or run.leaks:
+            from portfree.render import doubt, leak_line
+
+            for outcome in doubtful:
+                yield doubt(outcome), True
+            for leak in run.leaks:
+                yield leak_line(leak), True
 
     def _failed(self, when: str, error: Exception) -> None:
         self._trouble.append(f"the ports could not be looked after {when} the tests: {error!r}")
@@ -148,6 +151,12 @@ def _is_worth_a_line(outcome: Outcome) -> bool:
     return (outcome.status != "free" or bool(outcome.notes)) and not _is_our_own(outcome)
 
 
+def _summary(outcome: Outcome) -> str:
+    from portfree.render import summary  # mostly there is nothing to say
+
+    return summary(outcome)
+
+
 def _is_the_same(one: Outcome, other: Outcome) -> bool:
     """Whether two looks at a port saw it in the same hands."""
     return (one.port, one.status) == (other.port, other.status) == (one.port, "busy") and {
@@ -161,7 +170,7 @@ def _in_short(outcomes: Sequence[Outcome]) -> str:
     if not told:
         return "free"
     if len(told) == 1:
-        return summary(told[0])
+        return _summary(told[0])
     parts = []
     for status in ("freed", "busy"):
         ports = tuple(each.port for each in told if each.status == status)

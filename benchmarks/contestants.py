@@ -170,6 +170,8 @@ def hooks(place: Place) -> list[Section]:
     ports = f'free_ports = ["{place.free}"]\n'
     quiet = _project(place.project / "quiet", ports + 'free_ports_leaks = "ignore"\n')
     guarded = _project(place.project / "guarded", ports)
+    modules = "pytest_session, portfree._free, portfree.guard, portfree.system.linux"
+    loaded = _project(place.project / "loaded", "", conftest=f"import portfree.{modules}\n")
     without = [str(place.tools.without_portfree / "pytest"), "-q"]
     pytest = [str(place.tools.with_portfree / "pytest"), "-q"]
     run = [place.portfree, "run", str(place.free), "--", "true"]
@@ -179,6 +181,7 @@ def hooks(place: Place) -> list[Section]:
             [
                 Contestant(table.ABSENT, command(without, plain)),
                 Contestant(table.INERT, command(pytest, plain)),
+                Contestant(table.LOADED, command(pytest, loaded)),
                 Contestant(table.QUIET, command(pytest, quiet)),
                 Contestant(table.GUARDED, command(pytest, guarded)),
             ],
@@ -251,8 +254,9 @@ def growth(place: Place) -> list[Axis]:
     ]
 
 
-def _project(folder: Path, settings: str) -> Path:
+def _project(folder: Path, settings: str, conftest: str = "") -> Path:
     folder.mkdir()
+    (folder / "conftest.py").write_text(conftest)  # all have one, since one of them has
     (folder / "pyproject.toml").write_text(f"[tool.pytest.ini_options]\n{settings}")
     (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
     return folder

@@ -137,7 +137,7 @@ class FakePin:
         self._system.open_pins.remove(self)
 
     def _check(self) -> None:
-        assert self in self._system.open_pins, "used after it was closed"
+        self._system.demand(self in self._system.open_pins, "a pin is used after it was closed")
 
 
 class FakeSystem:
@@ -171,9 +171,15 @@ class FakeSystem:
         """What happens right after the next call of a method: between two looks of portfree."""
         self.fails: dict[str, OSError] = {}
         """What a method raises instead of an answer."""
+        self.watch: Callable[[str], object] = _nothing
+        """Told of every question, by its method's name, right after it was answered."""
+        self.witness: Callable[[Actor, Signal], object] = _nothing
+        """Told of every signal, right before it takes effect."""
         self.containers: dict[tuple[int, Port], str] = {}
         self.asked: dict[str, int] = {}
         """How often each method was called."""
+        self.misuses: list[str] = []
+        """What must never be done: portfree itself would survive the exception alone."""
         self._clock = 0.0
         self._numbers = itertools.count()
         self._inodes = itertools.count(70_000)
@@ -420,18 +426,24 @@ class FakeSystem:
         return self._clock
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
-        assert timeout >= 0, "poll(2) takes that for ever"
+        self.demand(timeout >= 0, "poll(2) takes that for ever")
         self._asked_once("wait")
         end = self._clock + timeout
         while all(pin.alive() for pin in pins):
             if not self._events or self._events[0][0] > end:
                 self._tick(end)
-                return
+                break
             at, _, event = heapq.heappop(self._events)
             self._tick(at)
             event()
+        self.watch("wait")
 
     # Inside
+
+    def demand(self, fulfilled: bool, what: str) -> None:  # noqa: FBT001
+        if not fulfilled:
+            self.misuses.append(what)
+            raise AssertionError(what)
 
     def _sockets(self) -> list[Socket]:
         held = {id_ for actor in self.actors.values() for id_ in actor.holds}
@@ -452,6 +464,7 @@ class FakeSystem:
             return False
         if actor.refuses is not None:
             raise actor.refuses
+        self.witness(actor, signal)
         self.signals.append(Sent(actor.process, signal, self._clock))
         if signal in actor.reacts:
             actor.reacts[signal]()
@@ -474,7 +487,7 @@ class FakeSystem:
     def _asked_once(self, method: str) -> None:
         self.asked[method] = self.asked.get(method, 0) + 1
         self._restless += 1
-        assert self._restless < _MOST_QUESTIONS, f"goes round in circles: {self.asked}"
+        self.demand(self._restless < _MOST_QUESTIONS, f"goes round in circles: {self.asked}")
 
     def _asked(self, method: str) -> _Call:
         self._asked_once(method)
@@ -497,6 +510,11 @@ class _Call:
         event = self._system.after_call.pop(self._method, None)
         if event is not None:
             event()
+        self._system.watch(self._method)
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 @pytest.fixture
@@ -533,6 +551,7 @@ def call(
         system=system,
     )
     assert system.now() - started <= wait + 2 * max(grace, 0.5) + 1e-9
+    assert system.misuses == []
     assert system.open_pins == []
     assert os.getpid() not in {sent.process.pid for sent in system.signals}
     return report

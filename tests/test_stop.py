@@ -623,6 +623,44 @@ def test_a_server_that_is_still_there_was_not_started_again(
     assert "refused" in entry(report, server).ended
 
 
+def test_a_supervisor_that_must_be_kept_as_a_holder_is_kept(
+    system: FakeSystem, project: Path
+) -> None:
+    # It shares another port with somebody else, and is the nanny of a server on this one.
+    nanny = orphaned_nanny(system, project)
+    system.listen(nanny, 8001)
+    system.start("other", owner=77).holds |= nanny.holds
+    server = system.server(ppid=nanny.pid)
+    system.supervise(nanny, server, after=0.05)
+
+    report = call(system, 8000, 8001)
+
+    assert system.sent(nanny) == []
+    assert [o.status for o in report.outcomes] == ["busy", "busy"]
+    assert f"started again by nanny (pid {nanny.pid})" in report.outcomes[0].notes[0].text
+
+
+def test_a_signal_that_is_refused_later_does_not_hide_the_first(system: FakeSystem) -> None:
+    server = system.server().ignores("TERM")
+    refusal = PermissionError(1, "Operation not permitted")
+    server.reacts["TERM"] = lambda: setattr(server, "refuses", refusal)
+
+    report = call(system)
+
+    assert entry(report, server).ended.startswith("the system refused the signal after SIGTERM (")
+
+
+def test_what_nobody_expects_becomes_part_of_the_report(system: FakeSystem) -> None:
+    system.server()
+    system.fails["process"] = OSError(24, "Too many open files")
+
+    report = call(system)
+
+    assert only(report).status == "busy"
+    assert [note.kind for note in only(report).notes] == ["unexpected"]
+    assert "Too many open files" in only(report).notes[0].text
+
+
 # Where a server may come back, it gets the time to
 
 
@@ -644,6 +682,18 @@ def test_a_parent_that_lives_gets_half_a_second_to_start_its_server_again(
 
     assert only(report).status == "freed"
     assert report.seconds == pytest.approx(0.6, abs=0.06)
+
+
+def test_supervisord_gets_longer_for_its_clock_ticks_once_a_second(
+    system: FakeSystem, project: Path
+) -> None:
+    supervisor = system.start("supervisord", leads=True, cwd=str(project))
+    system.supervise(supervisor, system.server(ppid=supervisor.pid), after=1.2)
+
+    report = call(system)
+
+    assert names(system.sent(supervisor)) == ["TERM"]
+    assert only(report).status == "freed"
 
 
 def test_a_parent_that_ends_with_its_server_is_not_waited_for(system: FakeSystem) -> None:

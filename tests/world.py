@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fake import Actor, FakeSystem
@@ -154,7 +154,7 @@ class World:
         """The elements of its runs that have ended."""
 
         system = self.system
-        system.init.process = replace(system.init.process, name=init, argv=(f"/sbin/{init}",))
+        system.init.process = system.init.process._replace(name=init, argv=(f"/sbin/{init}",))
         self.init = self._know(Being(system.init, "init", None))
         above = self._know(Being(system.shell, "terminal", self.init))
         if under != "terminal":
@@ -252,8 +252,8 @@ class World:
             owner=process.owner if isinstance(process.owner, int) else ME,
             behaviour=being.behaviour,
         )
-        child.actor.process = replace(
-            child.actor.process, session=process.session, terminal=None, marks=process.marks
+        child.actor.process = child.actor.process._replace(
+            session=process.session, terminal=None, marks=process.marks
         )
         child.gives = {}
         child.wiped = being.wiped
@@ -284,7 +284,7 @@ class World:
     def hide_facts(self, being: Being) -> None:
         """From now on nobody can read its environment."""
         being.unread = being.wiped = True
-        being.actor.process = replace(being.actor.process, complete=False, marks={}, cwd=None)
+        being.actor.process = being.actor.process._replace(complete=False, marks={}, cwd=None)
 
     def let_time_pass(self, seconds: float) -> None:
         self.system.wait((), seconds)
@@ -550,6 +550,6 @@ def deed(world: World, what: Deed, being: Being) -> Callable[[], None]:
                 world.hide_facts(being)
             case "exec" if being.kind in ("server", "wrapper"):
                 being.kind = "server"
-                actor.process = replace(actor.process, name="node", argv=("node", "app.js"))
+                actor.process = actor.process._replace(name="node", argv=("node", "app.js"))
 
     return happen

@@ -22,6 +22,10 @@ nox.options.error_on_missing_interpreters = False
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 
+# What other programs and the kernel do, which is the same for every Python.
+OF_THE_MACHINE = ["crowds", "docker", "faults_real", "pytest_hosts", "zoo_services", "zoo_web"]
+HARDENING = [*OF_THE_MACHINE, "faults", "model"]
+
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
@@ -32,12 +36,26 @@ def tests(session: nox.Session) -> None:
     data = _empty_folder(session, "coverage")
     data.chmod(0o777)
     session.env["COVERAGE_FILE"] = str(data / "data")
+    args = session.posargs or ["-n", "auto"]
+    if not session.posargs and session.python != PYTHONS[0]:
+        args += [f"--ignore=tests/test_{name}.py" for name in OF_THE_MACHINE]
     # One test plays what the README says, on port 8000 as it stands there.
     with free_ports(8000):
-        session.run("coverage", "run", "-m", "pytest", *(session.posargs or ("-n", "auto")))
+        session.run("coverage", "run", "-m", "pytest", *args)
     session.run("coverage", "combine", "--quiet", str(data))
     # A part of the tests covers a part of the code.
     session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))
+
+
+@nox.session(python=PYTHONS[0])
+def stress(session: nox.Session) -> None:
+    """The long version of the hardening tests, and a table of what they add up to."""
+    session.install(*nox.project.dependency_groups(PROJECT, "tests"))
+    session.install(_wheel(session))
+    files = [f"tests/test_{name}.py" for name in HARDENING]
+    # A dockerd, or a cage of servers, is made once for each file.
+    args = session.posargs or ["-n", "2", "--dist", "loadfile"]
+    session.run("pytest", "--stress", "--timeout=1500", *args, *files)
 
 
 @nox.session

@@ -116,6 +116,14 @@ def in_process(place: Place) -> list[Section]:
                 Contestant(table.PSUTIL, see_held("net_connections")),
                 place.needing("lsof", Contestant(table.LSOF, command(lsof, place.project))),
                 Contestant("true: the start of a process", command(["true"], place.project)),
+                Contestant(table.LINKS, see_held("links")),
+            ],
+        ),
+        Section(
+            table.SESSION,
+            [
+                Contestant(table.GUARDED, see("session", loops=20)),
+                Contestant(table.QUIET, see("quiet_session", loops=20)),
             ],
         ),
     ]

@@ -771,13 +771,14 @@ def test_descriptors_that_close_while_they_are_read(
     proc.add(77, sockets=(1, 2, 4711))
     real = os.readlink
 
-    def closing(path: str) -> str:
-        if path.endswith("/fd/1"):
+    def closing(path: str, *, dir_fd: int) -> str:
+        target = real(path, dir_fd=dir_fd)
+        if target == "socket:[1]":
             raise FileNotFoundError(path)
-        return real(path)
+        return target
 
     monkeypatch.setattr(os, "readlink", closing)
-    assert proc.system.owners([4711]).pids == {4711: {77}}
+    assert proc.system.owners([1, 4711]).pids == {4711: {77}}
 
 
 def staged_leader(proc: Proc) -> Path:
@@ -807,13 +808,15 @@ def test_a_descriptor_of_its_thread_that_closes_hides_no_other(
     staged_leader(proc)
     real = os.readlink
 
-    def closing(path: str) -> str:
-        if path.endswith("/fd/1"):
+    def closing(path: str, *, dir_fd: int) -> str:
+        target = real(path, dir_fd=dir_fd)
+        if target == "socket:[2]":
             raise FileNotFoundError(path)
-        return real(path)
+        return target
 
     monkeypatch.setattr(os, "readlink", closing)
     assert proc.system.holds(77, [4711])
+    assert not proc.system.holds(77, [2])
 
 
 def test_a_thread_that_ends_while_we_look(proc: Proc) -> None:

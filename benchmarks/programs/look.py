@@ -7,6 +7,7 @@ does not decide; the rounds of the contestants alternate (measure.py).
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ import psutil
 import pyperf
 
 from portfree import free_ports
+from portfree.ports import parse_ports
+from portfree.pytest_session import SessionRun
+from portfree.report import Leaks, Request
 
 # What free_ports() says of a held port goes nowhere, as with a log level above it.
 logging.getLogger("portfree").setLevel(logging.CRITICAL)
@@ -74,12 +78,55 @@ def proc_net(ports: range) -> Callable[[], object]:
     return look
 
 
+def links(_: range) -> Callable[[], object]:
+    """What nobody can do without who is to find every holder: read where each descriptor leads."""
+
+    def read_all() -> int:
+        count = 0
+        for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+            try:
+                folder = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:  # it has ended
+                continue
+            for number in os.listdir(folder):  # noqa: PTH208
+                try:
+                    count += os.readlink(number, dir_fd=folder) == "socket:[0]"
+                except OSError:
+                    continue
+            os.close(folder)
+        return count
+
+    return read_all
+
+
+def session(ports: range, leaks: Leaks = "warn") -> Callable[[], object]:
+    """What the pytest plugin does in a session when all it needs is loaded."""
+    request = Request(parse_ports(*ports), leaks=leaks)
+
+    def play() -> list[object]:
+        run = SessionRun(request, print)
+        assert not run.before()
+        assert run.headline().endswith("free")
+        run.after()
+        return [*run.lines()]
+
+    assert play() == []
+    return play
+
+
+def quiet_session(ports: range) -> Callable[[], object]:
+    return session(ports, leaks="ignore")
+
+
 SUBJECTS = {
     "free": free,
     "held": held,
     "bind": bind,
     "net_connections": net_connections,
     "proc_net": proc_net,
+    "links": links,
+    "session": session,
+    "quiet_session": quiet_session,
 }
 
 

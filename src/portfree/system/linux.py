@@ -384,11 +384,19 @@ class _TicksPin:
 
 
 def _targets(folder: str, numbers: Iterable[str]) -> Iterator[str]:
-    for number in numbers:
-        try:
-            yield os.readlink(f"{folder}/{number}")
-        except _GONE:
-            continue
+    try:
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except _GONE:
+        return
+    try:
+        for number in numbers:
+            try:
+                # Relative to the folder: to walk from the root each time takes a fifth longer.
+                yield os.readlink(number, dir_fd=directory)
+            except _GONE:
+                continue
+    finally:
+        os.close(directory)
 
 
 def _links(ids: Collection[Hashable]) -> dict[str, Hashable]:

@@ -148,6 +148,26 @@ def test_the_last_look_sees_past_the_fading_connections_of_a_dead_server(
     assert [note.kind for note in outcome.notes] == ["fading"]
 
 
+def test_a_server_that_is_just_ending_is_waited_for_and_not_told_of(system: FakeSystem) -> None:
+    server = system.server()
+    server.process = server.process._replace(complete=False, cwd=None)
+    system.after_call["pids"] = server.end
+
+    outcome = only(call(system))
+
+    assert (outcome.status, outcome.ok, outcome.holders) == ("free", True, ())
+
+
+def test_a_server_that_cannot_be_read_and_stays_is_kept(system: FakeSystem) -> None:
+    server = system.server()
+    server.process = server.process._replace(complete=False, cwd=None)
+
+    report = call(system)
+
+    assert only(report).status == "busy"
+    assert entry(report, server).verdict.rule == "unknown"
+
+
 # Several ports
 
 

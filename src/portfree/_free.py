@@ -139,7 +139,7 @@ def free(
                     finally:
                         ledger.tried(targets)
                     rounds.watch_for_return(system, targets, context, deadline)
-                elif rounds.unseen(held, seen) or rounds.vanished(system, seen, verdicts):
+                elif rounds.unseen(held, seen) or rounds.vanished(system, seen, verdicts, ledger):
                     continue  # somebody has come since the survey, or was about to go
                 elif request.dry_run or not rounds.wait_for_live_run(
                     system, seen, verdicts, patience, notify

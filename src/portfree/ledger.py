@@ -76,6 +76,11 @@ class Ledger:
                     entry = entry._replace(ended=known.ended, seconds=known.seconds)
                 entries[_identity(holder)] = entry
 
+    def forget(self, holder: Holder) -> None:
+        """It has ended by itself before anything was done about it."""
+        for port in holder.ports:
+            self._page(port).holders.pop(_identity(holder), None)
+
     def tried(self, targets: Sequence[Target]) -> None:
         """What became of those that were to be stopped."""
         tried = set()

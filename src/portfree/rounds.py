@@ -51,22 +51,25 @@ def unseen(held: Sequence[Port], seen: Survey) -> list[Port]:
     return [port for port in held if port not in on_ports]
 
 
-def vanished(system: System, seen: Survey, verdicts: Mapping[int, Verdict]) -> bool:
-    """Whether somebody was kept who has ended by now.
+def vanished(system: System, seen: Survey, verdicts: Mapping[int, Verdict], ledger: Ledger) -> bool:
+    """Whether somebody was kept who has ended by now; then nothing was to be said of him.
 
     A process that ends loses its environment first, its sockets after that, and its directory: who
     is read meanwhile is kept for what could not be read.
     """
-    pins = [
-        pin
+    kept = [
+        (holder, pin)
         for holder in seen.holders
         if verdicts[holder.pid].action == "keep"
         and not (holder.process.complete and holder.process.cwd)
         and (pin := seen.pin(holder))
     ]
-    if pins:
-        system.wait(pins, _ENDS_WITHIN)
-    return any(not pin.alive() for pin in pins)
+    if kept:
+        system.wait([pin for _, pin in kept], _ENDS_WITHIN)
+    ended = [holder for holder, pin in kept if not pin.alive()]
+    for holder in ended:
+        ledger.forget(holder)
+    return bool(ended)
 
 
 def last_look(system: System, held: Iterable[Port], ledger: Ledger) -> None:

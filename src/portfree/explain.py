@@ -35,6 +35,7 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
     findings: dict[Port, Finding] = {}
     pending = list(ports)
     before: set[Hashable] = set()
+    passing: set[Port] = set()
     using: dict[Port, list[Socket]] = {}
     until = system.now() + _LONGEST
     for attempt in range(tries + 1):
@@ -59,8 +60,13 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
         findings |= _with_connections(system, {p: using[p] for p in usable}, usable=True)
         taken = [port for port, ids in holding.items() if before & ids]
         before |= {id_ for ids in holding.values() for id_ in ids}
+        passing |= {port for port, ids in holding.items() if ids}
         pending = [port for port in pending if port not in usable and port not in taken]
-    findings |= {port: _busy(_invisible(system, port, None)) for port in pending}
+    for port in pending:
+        somebody = port in passing  # seen, and never twice
+        findings[port] = _busy(
+            unsteady(system, port) if somebody else _invisible(system, port, None)
+        )
     calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
     return findings | _with_connections(system, calm, usable=False)
 

@@ -325,7 +325,9 @@ def test_texts_that_would_forge_a_report(
             capture_output=True,
         )
         figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
-        assert done.returncode == (how == "kept"), done.stderr
+        assert done.returncode == (how == "kept"), (
+            done.stdout.decode()[:2000] + done.stderr.decode()
+        )
         text = done.stdout.decode()  # valid UTF-8
         for line in (text + done.stderr.decode()).split("\n"):
             assert line.isprintable()

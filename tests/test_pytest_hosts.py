@@ -410,8 +410,21 @@ def test_a_worker_by_way_of_a_proxy(suite: Suite, port: int, namespace: Namespac
     assert namespace.processes() == []
 
 
+def test_a_worker_on_our_own_host_is_told_our_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # ssh to localhost: nobody there inherits our environment.
+    hosts = pytest_hosts.Hosts(Request(parse_ports(8000)), "1.2.ab")
+    told: list[object] = []
+    channel = SimpleNamespace(send=told.append, waitclose=float)
+    monkeypatch.setattr(pytest_hosts, "_ask", lambda _: (channel, host.identity()))
+    node = cast("Worker", SimpleNamespace(gateway=SimpleNamespace(id="gw0")))
+
+    assert hosts.welcome(node) == ""
+    assert told == [{"PORTFREE_RUN_ID": "1.2.ab"}]
+    assert list(hosts.lines()) == []
+
+
 def test_one_connection_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy="fail"))
+    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy="fail"), "1.2.ab")
     channel = SimpleNamespace(send=dict, waitclose=float)
     monkeypatch.setattr(pytest_hosts, "_ask", lambda _: (channel, ("another", "", "barn", "")))
     gateway = SimpleNamespace(id="gw0", spec=SimpleNamespace(socket="barn:8888"))
@@ -430,7 +443,7 @@ def test_a_worker_that_does_not_say_where_it_is_is_left_alone(
         raise OSError("Traceback\n  File ...\nValueError: gone")  # as execnet hands it on
 
     monkeypatch.setattr(pytest_hosts, "_ask", fail)
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy="fail"))
+    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy="fail"), "1.2.ab")
     node = cast("Worker", SimpleNamespace(gateway=SimpleNamespace(id="gw0")))
 
     assert hosts.welcome(node) == ""

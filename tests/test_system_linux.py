@@ -781,6 +781,39 @@ def test_descriptors_that_close_while_they_are_read(
     assert proc.system.owners([1, 4711]).pids == {4711: {77}}
 
 
+def test_a_file_whose_path_is_too_long_to_be_told_hides_nobody(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc.add(77, sockets=(1, 4711))
+    real = os.readlink
+
+    def too_long(path: str, *, dir_fd: int) -> str:
+        target = real(path, dir_fd=dir_fd)
+        if target == "socket:[1]":
+            raise OSError(errno.ENAMETOOLONG, "File name too long", path)
+        return target
+
+    monkeypatch.setattr(os, "readlink", too_long)
+    assert proc.system.owners([4711]).pids == {4711: {77}}
+
+
+def test_a_process_of_somebody_else_that_ends_while_we_look_hides_nobody(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = proc.add(77, sockets=(1,))
+    proc.add(78, sockets=(4711,))
+    real = os.listdir
+
+    def refuse(path: str) -> list[str]:
+        if path == str(gone / "fd"):
+            shutil.rmtree(gone)
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert proc.system.owners([4711]).pids == {4711: {78}}
+
+
 def staged_leader(proc: Proc) -> Path:
     """A dead main thread, and a thread that lives."""
     folder = proc.add(77, state="Z", threads=2)

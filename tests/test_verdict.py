@@ -497,7 +497,9 @@ CONTAINER_ID = "4f1c0ffee" + "0" * 55
                 name,
                 holder(process(2000, name, owner=ROOT), INIT),
                 f"{name} (pid 2000) publishes the port for a container",
-                f"{engine} ps --filter publish=8000, then: {engine} stop NAME",
+                "podman ps, then: podman stop NAME"
+                if engine == "podman"
+                else "docker ps --filter publish=8000, then: docker stop NAME",
             )
             for name, engine in (
                 ("docker-proxy", "docker"),

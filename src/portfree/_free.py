@@ -139,7 +139,9 @@ def free(
                     finally:
                         ledger.tried(targets)
                     rounds.watch_for_return(system, targets, context, deadline)
-                elif rounds.unseen(held, seen) or rounds.vanished(system, seen, verdicts, ledger):
+                elif rounds.unseen(held, seen) or rounds.vanished(
+                    system, seen, verdicts, ledger, deadline
+                ):
                     continue  # somebody has come since the survey, or was about to go
                 elif request.dry_run or not rounds.wait_for_live_run(
                     system, seen, verdicts, patience, notify
@@ -154,7 +156,10 @@ def free(
 def _unexamined(port: Port, failure: BaseException, *, held: bool) -> Outcome:
     """The outcome of a port where portfree itself could not be loaded any further."""
     text = f"who holds {port} could not be looked for: {failure}"
-    note = Note("untested", text, "close files or sockets, then try again")
+    instead = "close files or sockets, then try again"
+    if isinstance(failure, ImportError):
+        instead = f"{instead}; if that does not help, install portfree anew"
+    note = Note("untested", text, instead)
     return Outcome(port, "busy", ok=False, notes=(note,)) if held else Outcome(port, "free")
 
 

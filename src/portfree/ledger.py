@@ -77,9 +77,12 @@ class Ledger:
                 entries[_identity(holder)] = entry
 
     def forget(self, holder: Holder) -> None:
-        """It has ended by itself before anything was done about it."""
+        """It has ended by itself, unless something was done about it."""
         for port in holder.ports:
-            self._page(port).holders.pop(_identity(holder), None)
+            entries = self._page(port).holders
+            entry = entries.get(_identity(holder))
+            if entry is not None and not entry.ended:
+                del entries[_identity(holder)]
 
     def tried(self, targets: Sequence[Target]) -> None:
         """What became of those that were to be stopped."""

@@ -42,7 +42,7 @@ _SERVE = """
 import os, sys
 path, settings = channel.receive()
 if path is None:
-    sys.path.insert(0, os.getcwd())
+    sys.path.append(os.getcwd())
 else:
     sys.path[:] = path
 try:
@@ -67,8 +67,10 @@ class Worker(Protocol):
 class Hosts:
     """The other hosts of a session, as its controller sees them."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, run_id: str) -> None:
+        """*run_id*: that of our own run."""
         self._request = request
+        self._run_id = run_id
         self._here = host_module.identity()
         self._hosts: dict[tuple[str, str], _Host] = {}
         self._trouble: list[str] = []
@@ -85,7 +87,8 @@ class Hosts:
             self._trouble.append(f"the host of worker {worker} could not be told: {_why(error)}")
             return ""
         refusal = ""
-        environ: dict[str, str] = {}
+        # On our own host it may be all the same nobody that inherited our id: ssh to localhost.
+        environ = {RUN_ID: self._run_id} if self._run_id else {}
         if there[:2] != self._here[:2]:
             host = self._hosts.get(there[:2])
             if host is None:
@@ -163,6 +166,7 @@ class _Host:
             self._channel.send((path, settings))
             answer = self._channel.receive(request.wait + longest(request.grace) + _MARGIN)
             if isinstance(answer, str):
+                # Also where a busy port must fail: whether it is busy there nobody knows.
                 self._say(
                     f"its ports were not freed, for portfree cannot be used there: {safe(answer)}"
                 )
@@ -216,7 +220,9 @@ class _Host:
     def _close(self) -> None:
         self._channel = None
         if self._group is not None:
-            self._group.terminate(timeout=_MARGIN)
+            with suppress(Exception):  # a lost connection cannot be closed
+                self._group.terminate(timeout=_MARGIN)
+            self._group = None
 
 
 def _ask(gateway: execnet.Gateway) -> tuple[execnet.Channel, tuple[str, str, str, str]]:

@@ -294,7 +294,7 @@ class _Guard:
             if self._hosts is None:
                 from portfree.pytest_hosts import Hosts
 
-                self._hosts = Hosts(self._request)
+                self._hosts = Hosts(self._request, self._run.id if self._run else "")
             self._refuse(self._hosts.welcome(node))
 
     def _refuse(self, why: str) -> None:

@@ -26,8 +26,8 @@ ROUNDS = 2
 _JUDGE_EVERY = 1.0
 _TRY_EVERY = 0.05
 
-# How long a process may take to end once its environment is gone: 50 ms for 600 MiB.
-_ENDS_WITHIN = 0.1
+# How long a process may take to end once its environment is gone: 130 ms for 700 MiB.
+_ENDS_WITHIN = 0.25
 
 # How long a supervisor may take to start a server again: a new interpreter needs most of it.
 _RETURNS_WITHIN = 0.5
@@ -51,7 +51,13 @@ def unseen(held: Sequence[Port], seen: Survey) -> list[Port]:
     return [port for port in held if port not in on_ports]
 
 
-def vanished(system: System, seen: Survey, verdicts: Mapping[int, Verdict], ledger: Ledger) -> bool:
+def vanished(
+    system: System,
+    seen: Survey,
+    verdicts: Mapping[int, Verdict],
+    ledger: Ledger,
+    deadline: float,
+) -> bool:
     """Whether somebody was kept who has ended by now; then nothing was to be said of him.
 
     A process that ends loses its environment first, its sockets after that, and its directory: who
@@ -65,7 +71,8 @@ def vanished(system: System, seen: Survey, verdicts: Mapping[int, Verdict], ledg
         and (pin := seen.pin(holder))
     ]
     if kept:
-        system.wait([pin for _, pin in kept], _ENDS_WITHIN)
+        left = max(0.0, deadline - system.now())
+        system.wait([pin for _, pin in kept], min(_ENDS_WITHIN, left))
     ended = [holder for holder, pin in kept if not pin.alive()]
     for holder in ended:
         ledger.forget(holder)

@@ -72,9 +72,12 @@ def survey(system: System, ports: Collection[Port]) -> Survey:
     if any(seen.unowned(port) for port in ports):
         seen.close()
         seen = _look(system, ports)
-        unowned = [socket for port in ports for socket in seen.unowned(port)]
-        if unowned:
+        try:
+            unowned = [socket for port in ports for socket in seen.unowned(port)]
             seen.holders = (*seen.holders, *_proxies(system, unowned))
+        except BaseException:
+            seen.close()
+            raise
     return seen
 
 
@@ -84,6 +87,8 @@ def _proxies(system: System, unowned: Collection[Socket]) -> Iterator[Holder]:
     They are known by what they say of themselves, which is no proof: without a pin nobody can
     signal them, and that they belong to a container keeps them in any case.
     """
+    if not unowned:
+        return
     reader = Reader(system)
     for process in _everybody(reader):
         if published := names.published(process):

@@ -261,11 +261,13 @@ def _container(holder: Holder, context: Context) -> Verdict | None:
         return Verdict("keep", "container", f"{tie} container {holder.engine}", stop)
     if publishes:
         port = _argument(min(holder.ports)) if holder.ports else "PORT"
+        # Podman knows no such filter, and says "is an invalid filter".
+        find = "podman ps" if engine == "podman" else f"docker ps --filter publish={port}"
         return Verdict(
             "keep",
             "container",
             f"{named(process)} publishes the port for a container",
-            f"{engine} ps --filter publish={port}, then: {engine} stop NAME",
+            f"{find}, then: {engine} stop NAME",
         )
     if container:
         return Verdict(

@@ -136,7 +136,11 @@ class LinuxSystem:
             return
         except PermissionError:
             # That of a dead main thread belongs to root, whoever the process belongs to.
-            if os.stat(folder).st_uid != os.geteuid() or self._living_thread(pid) is None:
+            try:
+                ours = os.stat(folder).st_uid == os.geteuid()
+            except _GONE:
+                return
+            if not ours or self._living_thread(pid) is None:
                 raise
             numbers = []
         if not numbers and (thread := self._living_thread(pid)) is not None:
@@ -209,7 +213,8 @@ class LinuxSystem:
             foreground=stat.foreground,
             zombie=stat.zombie,
             marks=_marks(environment or b""),
-            complete=argv is not None and environment is not None,
+            # Nobody has neither, but who is just ending: some kernels show nothing then.
+            complete=None not in (argv, environment) and bool(argv or environment),
             unit=_unit(cgroup),
             container=(container or "?") if foreign else None,
         )
@@ -395,6 +400,9 @@ def _targets(folder: str, numbers: Iterable[str]) -> Iterator[str]:
                 yield os.readlink(number, dir_fd=directory)
             except _GONE:
                 continue
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:  # a file's path; that of a socket is short
+                    raise
     finally:
         os.close(directory)
 

@@ -32,6 +32,9 @@ READY = "STAGE_READY"
 SYS_EXIT = {"x86_64": 60, "aarch64": 93}
 PR_SET_DUMPABLE = 4  # prctl(2)
 
+# Python handles a signal that comes just before a call that waits after it: so none waits long.
+NAP = 0.1
+
 # What can end a process and be noticed by it, and what portfree sends after SIGTERM.
 RECORDED = {
     getattr(signal, f"SIG{name}")
@@ -84,7 +87,7 @@ class Loop:
     def run(self) -> None:
         """Serve until there is neither a listener nor a connection left."""
         while self._listeners or self._open:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(NAP):
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
                 if sock in self._listeners:
@@ -275,7 +278,7 @@ def connect(target: str) -> NoReturn:
         assert connection.recv(64) == b"accepted\n"
         tell()
         while True:
-            signal.pause()
+            time.sleep(NAP)
 
 
 def main() -> None:
@@ -355,7 +358,7 @@ def main() -> None:
         return
     loop.run()
     while quiet:
-        signal.pause()
+        time.sleep(NAP)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from portfree.report import Note, Status
 from portfree.system.boundary import Bind, Owners, Socket, System
 
 # Other programs probe ports too, and each of their probes refuses ours for some microseconds. So
-# often we try again, a few milliseconds apart, before we believe that somebody unseen has the port.
-_TRIES = 25
+# often we look again before we believe that somebody unseen has the port, and before each of these
+# looks the port itself is tried so often, some milliseconds apart.
+_TRIES = 5
+_BINDS = 5
 _PAUSE = 0.004
-# Where a look takes its time (psutil asks every process), fewer tries last as long.
+# Where a look takes its time (psutil asks every process), fewer of them last as long.
 _FEWEST = 2
 _LONGEST = 0.25
 
@@ -43,7 +45,7 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
             break
         if attempt:
             system.wait((), _PAUSE)
-        answers = {port: system.bind(port) for port in pending}
+        answers = _bind(system, pending, tries=_BINDS if attempt else 1)
         findings |= {
             p: _answered(system, p, said) for p, said in answers.items() if said != "in-use"
         }
@@ -69,6 +71,18 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
         )
     calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
     return findings | _with_connections(system, calm, usable=False)
+
+
+def _bind(system: System, ports: Collection[Port], *, tries: int) -> dict[Port, Bind]:
+    """What a bind says of each port; where it is in use, what it says a few moments later."""
+    answers = {port: system.bind(port) for port in ports}
+    for _ in range(tries - 1):
+        taken = [port for port, said in answers.items() if said == "in-use"]
+        if not taken:
+            break
+        system.wait((), _PAUSE)
+        answers |= {port: system.bind(port) for port in taken}
+    return answers
 
 
 def _using(system: System, ports: Collection[Port]) -> dict[Port, list[Socket]]:

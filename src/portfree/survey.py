@@ -18,6 +18,9 @@ from portfree.verdict import Context, Neighbour, Phase
 # Another program's probe of the port (and every portfree that runs at the same time) looks like a
 # holder for some microseconds. Who has the same socket this much later is no probe.
 BELIEVED_AFTER = 0.005
+# A probe that has lost its turn on a crowded machine keeps the port for longer. It never listens,
+# and servers hardly ever only bind, but for those of UDP: so to wait for these costs few anything.
+_BOUND_BELIEVED_AFTER = 0.05
 
 
 class Survey:
@@ -108,7 +111,9 @@ def _look(system: System, ports: Collection[Port]) -> Survey:
         if not seen:
             return Survey()
         owners = system.owners({socket.id for socket in seen})
-        if (early := started + BELIEVED_AFTER - system.now()) > 0:
+        bound = any(socket.state == "bound" for socket in seen)
+        patience = _BOUND_BELIEVED_AFTER if bound else BELIEVED_AFTER
+        if (early := started + patience - system.now()) > 0:
             system.wait((), early)
         still = {socket.id for socket in system.sockets(ports)}
     except OSError:

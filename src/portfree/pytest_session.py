@@ -20,7 +20,7 @@ Line = tuple[str, bool]
 
 
 class SessionRun:
-    """Frees the ports before the first test and after the last one. None of it ever raises."""
+    """Frees the ports before the first test and after the last one. Raises nothing but Ctrl-C."""
 
     def __init__(self, request: Request, notice: Callable[[str], None]) -> None:
         self._request = request

@@ -56,6 +56,7 @@ KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP))
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+"""The default of mappings: one for all, which nobody can fill."""
 
 
 class Socket(NamedTuple):
@@ -116,7 +117,7 @@ class Process(NamedTuple):
     marks: Mapping[str, str] = NOTHING
     """The `KEPT_VARIABLES` that its environment had at its start; nothing else of it is kept."""
     complete: bool = True
-    """Whether the environment, the directory and the command line could all be read."""
+    """Whether the environment and the command line could be read; off Linux, the directory too."""
     unit: str | None = None
     """The service that its service manager started it as: ``nginx.service`` (the leaf of its
     systemd cgroup), a launchd label, the name of a Windows service."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from portfree._free import free
+from portfree.context import Phase
 from portfree.ports import Port
 from portfree.report import HolderReport, Outcome, Report, Request, Scope
 from portfree.system.boundary import (
@@ -24,6 +25,8 @@ from portfree.system.boundary import (
     MARKS,
     XDIST_WORKER,
     Bind,
+    Environment,
+    Lock,
     Owners,
     Pin,
     Process,
@@ -31,7 +34,6 @@ from portfree.system.boundary import (
     Socket,
     State,
 )
-from portfree.verdict import Phase
 
 # A survey looks twice, so long apart, before anybody is judged: the first signal comes then.
 LOOK = 0.005
@@ -175,6 +177,10 @@ class FakeSystem:
         """Told of every question, by its method's name, right after it was answered."""
         self.witness: Callable[[Actor, Signal], object] = _nothing
         """Told of every signal, right before it takes effect."""
+        self.connected: dict[int, set[int]] = {}
+        """Who has a connection with whom, by pid."""
+        self.locks: dict[str, Lock | bool] = {}
+        """The temporary folders of pytest, and their locks."""
         self.containers: dict[tuple[int, Port], str] = {}
         self.asked: dict[str, int] = {}
         """How often each method was called."""
@@ -212,6 +218,9 @@ class FakeSystem:
         container: str | None = None,
         unit: str | None = None,
         start: int | None = None,
+        environment: Environment = "read",
+        forked: bool = False,
+        control_group: str | None = None,
     ) -> Actor:
         """A new process; its session is its parent's unless it *leads* one of its own."""
         if pid is None:
@@ -235,6 +244,9 @@ class FakeSystem:
             marks=dict(marks or {}),
             container=container,
             unit=unit,
+            environment=environment,
+            forked=forked,
+            control_group=control_group,
         )
         actor = self.actors[pid] = Actor(self, process)
         return actor
@@ -391,6 +403,17 @@ class FakeSystem:
             actor = self.actors.get(pid)
             return actor is not None and not actor.hidden and bool(actor.holds & set(ids))
 
+    def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:  # noqa: ARG002
+        with self._asked("peers"):
+            return frozenset(self.connected.get(pid, ()))
+
+    def lock(self, folder: str) -> Lock | bool:
+        with self._asked("lock"):
+            return self.locks.get(folder, False)
+
+    def moment(self) -> float:
+        return _BOOT + round(self._clock * _TICKS_PER_SECOND)
+
     def exists(self, pid: int) -> bool:
         with self._asked("exists"):
             return pid in self.actors
@@ -419,7 +442,7 @@ class FakeSystem:
         known: dict[int | str | None, str] = {None: "?", 0: "root", self.uid: "me"}
         return known.get(owner, str(owner))
 
-    def container_behind(self, process: Process, port: Port) -> str:
+    def container_behind(self, process: Process, port: Port) -> str | None:
         return self.containers.get((process.pid, port), "")
 
     def now(self) -> float:
@@ -539,6 +562,8 @@ def call(
     notices: list[str] | None = None,
     phase: Phase = "call",
     ending: str | None = None,
+    began: float | None = None,
+    quiet: Collection[Port] = (),
 ) -> Report:
     """One call of portfree, which must keep to its time and let go of every pin."""
     started = system.now()
@@ -548,6 +573,8 @@ def call(
         notice=None if notices is None else notices.append,
         phase=phase,
         ending=ending,
+        began=began,
+        quiet=quiet,
         system=system,
     )
     assert system.now() - started <= wait + 2 * max(grace, 0.5) + 1e-9

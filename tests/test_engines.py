@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="plays the engines with shell scripts")
 
 
-def container_behind(proxy: Process, port: Port) -> str:
+def container_behind(proxy: Process, port: Port) -> str | None:
     return Engines().container_behind(proxy, port)
 
 
@@ -113,11 +113,19 @@ def test_podmans_helpers_are_asked_of_podman(play: Callable[[str, str], Path], n
 
 
 @pytest.mark.parametrize(
-    "script", ["exit 1", "true", "echo", r"printf '\377\376\n'", "kill -9 $$", "echo web; exit 3"]
+    "script", ["exit 1", r"printf '\377\376\n'", "kill -9 $$", "echo web; exit 3"]
 )
 def test_an_engine_that_cannot_tell(play: Callable[[str, str], Path], script: str) -> None:
     play("docker", script)
     assert container_behind(PROXY, Port(8080)) == ""
+
+
+@pytest.mark.parametrize("script", ["true", "echo"])
+def test_an_engine_that_knows_no_such_container(
+    play: Callable[[str, str], Path], script: str
+) -> None:
+    play("docker", script)
+    assert container_behind(PROXY, Port(8080)) is None
 
 
 def test_a_short_answer_is_enough(play: Callable[[str, str], Path]) -> None:

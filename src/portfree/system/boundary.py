@@ -38,11 +38,23 @@ MARKS = (
     "PYTEST_VERSION",
     "NOX_CURRENT_SESSION",
     "TOX_ENV_DIR",
+    "NEXTEST_TEST_NAME",
 )
 """Environment variables that tell where a process was born."""
 
-CI_JOB_IDS = ("RUNNER_TRACKING_ID", "CI_JOB_ID", "BUILD_TAG", "BUILDKITE_JOB_ID")
-"""Environment variables that name a CI job: GitHub Actions, GitLab, Jenkins, Buildkite."""
+CI_JOB_IDS = (
+    "RUNNER_TRACKING_ID",
+    "CI_JOB_ID",
+    "BUILD_TAG",
+    "BUILDKITE_JOB_ID",
+    "SYSTEM_JOBID",
+    "CIRCLE_WORKFLOW_JOB_ID",
+    "TEAMCITY_BUILD_PROPERTIES_FILE",
+    "CI_PIPELINE_URL",
+    "DRONE_BUILD_LINK",
+)
+"""Environment variables that name a CI job, each job by another value: GitHub Actions, GitLab,
+Jenkins, Buildkite, Azure Pipelines, CircleCI, TeamCity, Woodpecker, Drone."""
 
 XDIST_WORKER = "PYTEST_XDIST_WORKER"
 """Environment variable that names a worker of pytest-xdist."""
@@ -51,8 +63,23 @@ CI_STEP = "GITHUB_ACTION"
 """Environment variable that names the step of a CI job: its id, or ``__run_2`` for the second that
 has none (GitHub's reference of default variables)."""
 
-KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP))
+KEEP = ("PORTFREE_KEEP", "BUILD_ID", "JENKINS_NODE_COOKIE")
+"""Environment variables with which a process asks to be left running: our own, and those that
+Jenkins' ProcessTreeKiller heeds if they are ``dontKillMe``."""
+
+KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP, *KEEP))
 """All that is read of a process's environment."""
+
+MEANINGFUL_IF_EMPTY = frozenset({"RUNNER_TRACKING_ID"})
+"""Variables of which an empty value says something: whoever empties this one asks GitHub's runner
+to leave the process running when the job ends."""
+
+Environment = Literal["read", "wiped", "unreadable"]
+"""What a look at a process's environment gave.
+
+``wiped``: it could be read, and not one ``NAME=`` was in it, as a program leaves it that puts its
+title there (redis, PostgreSQL, setproctitle), or that was given an empty one.
+"""
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -79,8 +106,19 @@ class Socket(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether this socket keeps others from serving on the port."""
-        return self.state in ("listening", "bound")
+        """Whether this socket keeps others from serving on the port.
+
+        A connection to itself does too: who asks again and again whether a server on a port of the
+        outgoing range is up gets that very number for its own end one day, and then its own answer
+        (TCP's simultaneous open, RFC 9293 3.5).
+        """
+        return self.state in ("listening", "bound") or self.of_itself
+
+    @property
+    def of_itself(self) -> bool:
+        """Whether this is a connection of a socket to itself."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return self.state == "connected" and self.peer == f"{host}:{self.port.number}"
 
 
 class Process(NamedTuple):
@@ -116,8 +154,16 @@ class Process(NamedTuple):
     """Dead and not yet reaped, with no thread that still lives."""
     marks: Mapping[str, str] = NOTHING
     """The `KEPT_VARIABLES` that its environment had at its start; nothing else of it is kept."""
+    environment: Environment = "read"
     complete: bool = True
     """Whether the environment and the command line could be read; off Linux, the directory too."""
+    forked: bool | None = None
+    """Whether it has executed no program since it was forked, so that its command line and its
+    environment are those of the process that it was forked from; None where that is not told."""
+    stopped: bool = False
+    """Whether it is suspended (Ctrl-Z, SIGSTOP)."""
+    control_group: str | None = None
+    """Its control group (cgroups(7)), which a process hands on to all that it starts."""
     unit: str | None = None
     """The service that its service manager started it as: ``nginx.service`` (the leaf of its
     systemd cgroup), a launchd label, the name of a Windows service."""
@@ -127,6 +173,14 @@ class Process(NamedTuple):
     @property
     def leads_session(self) -> bool:
         return self.session == self.pid
+
+
+class Lock(NamedTuple):
+    """A lock file that names the process that made it, as in the temporary folders of pytest."""
+
+    pid: int
+    made: float
+    """When it was made, in seconds since the epoch."""
 
 
 class Owners(NamedTuple):
@@ -198,6 +252,21 @@ class System(Protocol):
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
         """Whether this process has one of these sockets open right now."""
 
+    def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:
+        """Who on this host has a TCP connection with this process, as far as that can be seen.
+
+        *but*: the sockets of the process that are known to be no connections.
+        """
+
+    def lock(self, folder: str) -> Lock | bool:
+        """The lock in a temporary folder of pytest; if there is none, whether the folder is there.
+
+        Raises OSError if that cannot be told.
+        """
+
+    def moment(self) -> float:
+        """The present time, as `Process.start` tells it."""
+
     def process(self, pid: int) -> Process | None:
         """The facts about a process; None if there is no such process (any more)."""
 
@@ -216,10 +285,10 @@ class System(Protocol):
     def user(self, owner: int | str | None) -> str:
         """A user's name for people; the number itself if it has none."""
 
-    def container_behind(self, process: Process, port: Port) -> str:
+    def container_behind(self, process: Process, port: Port) -> str | None:
         """The container for which an engine's process has a port open, or that a process runs in,
         as its engine names it, such as ``"shop-web-1 (image nginx, compose project shop)"``; empty
-        if it cannot be asked.
+        if it cannot be asked, and None if it publishes the port for no container any more.
         """
 
     def now(self) -> float:

@@ -51,17 +51,22 @@ class Engines:
     """Asks each question once, and all of them together for no more than a second."""
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[str, str], Sequence[_Container]] = {}
+        self._answers: dict[tuple[str, str], Sequence[_Container] | None] = {}
         self._left = _PATIENCE
 
-    def container_behind(self, process: Process, port: Port) -> str:
-        """The container's name, image and compose project; empty if no engine can tell."""
+    def container_behind(self, process: Process, port: Port) -> str | None:
+        """The container's name, image and compose project; empty if no engine can tell, and None
+        if the one that published the port knows no such container.
+        """
         if names.is_container_engine(process):
             engine = "podman" if names.is_podman(process) else "docker"
-            found = self._ask(engine, f"publish={port}")
+            answer = self._ask(engine, f"publish={port}")
+            if answer is not None and not answer:
+                return None
+            found = answer or ()
         elif process.container and _ID.fullmatch(process.container):
             which = f"id={process.container}"
-            found = self._ask("docker", which) or self._ask("podman", which)
+            found = self._ask("docker", which) or self._ask("podman", which) or ()
         else:
             return ""
         if len(found) > 1:  # each of them has the port on an address of its own
@@ -69,17 +74,18 @@ class Engines:
             found = [container for container in found if container.publishes(address, port)]
         return str(found[0]) if len(found) == 1 else ""
 
-    def _ask(self, engine: str, which: str) -> Sequence[_Container]:
+    def _ask(self, engine: str, which: str) -> Sequence[_Container] | None:
+        """The containers that match; None if the engine does not say."""
         if (engine, which) not in self._answers:
             if self._left <= 0:
-                return ()
+                return None
             started = time.monotonic()
             self._answers[engine, which] = _ask(engine, which, self._left)
             self._left -= time.monotonic() - started
         return self._answers[engine, which]
 
 
-def _ask(engine: str, which: str, patience: float) -> Sequence[_Container]:
+def _ask(engine: str, which: str, patience: float) -> Sequence[_Container] | None:
     import subprocess  # hardly any held port is a container's, and this loads threads and selectors
 
     command = [engine, "ps", "--no-trunc", "--filter", which, "--format", _FORMAT]
@@ -88,8 +94,8 @@ def _ask(engine: str, which: str, patience: float) -> Sequence[_Container]:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience
         )
     except (OSError, subprocess.SubprocessError, UnicodeError):
-        return ()
+        return None
     if answer.returncode != 0:
-        return ()
+        return None
     lines = filter(str.strip, answer.stdout.splitlines())
     return [_Container(*line.split("\t")[:4]) for line in lines]

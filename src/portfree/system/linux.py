@@ -20,7 +20,10 @@ from portfree.ports import Port
 from portfree.system import proc_net, sock_diag
 from portfree.system.boundary import (
     KEPT_VARIABLES,
+    MEANINGFUL_IF_EMPTY,
     Bind,
+    Environment,
+    Lock,
     Owners,
     Pin,
     Process,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in linux/proc_ns.h
 _FIRST_TIME_NAMESPACE = 0xEFFFFFFA  # PROC_TIME_INIT_INO
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PF_FORKNOEXEC = 0x40  # linux/sched.h: "Forked but didn't exec"
 _SIGNALS: dict[Signal, signal.Signals] = {
     "TERM": signal.SIGTERM,
     "CONT": signal.SIGCONT,
@@ -127,6 +131,40 @@ class LinuxSystem:
         except OSError:
             return False
 
+    def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:
+        known = _links(but)
+        try:
+            own = {
+                link
+                for link in self._descriptors(pid)
+                if link.startswith("socket:") and link not in known
+            }
+            connections = sock_diag.connections() if own else []
+        except OSError:
+            return frozenset()
+        # The far end of a connection is the one whose own address is this one's peer.
+        ends = {
+            (c.peer, c.near)
+            for c in connections
+            if f"socket:[{c.inode}]" in own and c.peer != c.near
+        }
+        inodes = {c.inode for c in connections if (c.near, c.peer) in ends}
+        if not inodes:
+            return frozenset()
+        owners = self.owners(inodes).pids.values()
+        return frozenset(found for pids in owners for found in pids) - {pid}
+
+    def lock(self, folder: str) -> Lock | bool:
+        path = f"{folder}/.lock"
+        try:
+            with open(path, "rb") as file:
+                text, made = file.read(32), os.fstat(file.fileno()).st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return os.path.isdir(folder)
+        if not text.isdigit():
+            raise OSError(errno.EBADMSG, "not a lock of pytest", path)
+        return Lock(int(text), made)
+
     def _descriptors(self, pid: int) -> Iterator[str]:
         """What the open descriptors of a process point to: ``socket:[4711]`` and the like."""
         folder = f"{self._proc}/{pid}"
@@ -207,16 +245,20 @@ class LinuxSystem:
             argv=_words(argv or b""),
             owner=owner,
             started=time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start / _TICKS),
-            cwd=_link(f"{folder}/cwd"),
+            cwd=_directory(f"{folder}/cwd"),
             session=stat.session,
             terminal=_terminal(stat.terminal),
             foreground=stat.foreground,
             zombie=stat.zombie,
             marks=_marks(environment or b""),
+            environment=_state(environment),
+            forked=stat.forked,
+            stopped=stat.stopped,
             # Nobody has neither, but who is just ending: some kernels show nothing then.
             complete=None not in (argv, environment) and bool(argv or environment),
             unit=_unit(cgroup),
             container=(container or "?") if foreign else None,
+            control_group=cgroup or None,
         )
 
     def pin(self, process: Process) -> Pin | None:
@@ -251,7 +293,7 @@ class LinuxSystem:
     def privileged(self) -> bool:
         return os.geteuid() == 0
 
-    def container_behind(self, process: Process, port: Port) -> str:
+    def container_behind(self, process: Process, port: Port) -> str | None:
         return self._engines.container_behind(process, port)
 
     def user(self, owner: int | str | None) -> str:
@@ -268,6 +310,9 @@ class LinuxSystem:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def moment(self) -> float:
+        return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
         poll = select.poll()
@@ -309,6 +354,8 @@ class _Stat(NamedTuple):
     ended: bool
     """Whether this thread has ended; a process, only if no other thread of it lives."""
     zombie: bool
+    stopped: bool
+    forked: bool
     ppid: int
     session: int
     terminal: int
@@ -324,17 +371,19 @@ def _read_stat(path: str) -> _Stat | None:
     _, _, start = raw.partition(b"(")
     name, _, fields = start.rpartition(b")")
     try:
-        state, ppid, group, session, terminal, foreground, *rest = fields.split()
+        state, ppid, group, session, terminal, foreground, flags, *rest = fields.split()
         ended = state in (b"Z", b"X")
         return _Stat(
             name=os.fsdecode(name),
             ended=ended,
-            zombie=ended and int(rest[11]) <= 1,  # field 20: num_threads
+            zombie=ended and int(rest[10]) <= 1,  # field 20: num_threads
+            stopped=state in (b"T", b"t"),
+            forked=bool(int(flags) & _PF_FORKNOEXEC),
             ppid=int(ppid),
             session=int(session),
             terminal=int(terminal),
             foreground=int(terminal) != 0 and group == foreground,
-            start=int(rest[13]),  # field 22: starttime
+            start=int(rest[12]),  # field 22: starttime
         )
     except (ValueError, IndexError):
         return None  # nothing that Linux writes, so nothing that we know
@@ -437,9 +486,36 @@ def _words(raw: bytes) -> tuple[str, ...]:
     return tuple(os.fsdecode(word) for word in words) if raw.strip(b"\0") else ()
 
 
+def _directory(path: str) -> str | None:
+    """The working directory; one that was removed by the path that it had."""
+    target = _link(path)
+    # d_path() in the kernel's fs/d_path.c says so of a folder that is gone; one may be called so.
+    if target and target.endswith(_DELETED) and not os.path.lexists(target):
+        return target.removesuffix(_DELETED)
+    return target
+
+
+_DELETED = " (deleted)"
+
+
+def _state(environment: bytes | None) -> Environment:
+    if environment is None:
+        return "unreadable"
+    # A title that is longer than the old command line runs on into the environment, and may leave
+    # some of it behind: what begins with no variable is not what the process was given.
+    return "read" if _VARIABLE.match(environment) else "wiped"
+
+
+_VARIABLE = re.compile(rb"[^=\0]+=")
+
+
 def _marks(environment: bytes) -> dict[str, str]:
     pairs = (os.fsdecode(line).partition("=") for line in environment.split(b"\0"))
-    return {name: value for name, _, value in pairs if name in KEPT_VARIABLES and value}
+    return {
+        name: value
+        for name, equals, value in pairs
+        if name in KEPT_VARIABLES and (value or (equals and name in MEANINGFUL_IF_EMPTY))
+    }
 
 
 def _terminal(number: int) -> str | None:

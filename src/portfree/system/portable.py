@@ -6,11 +6,13 @@ listening, and not who holds one if only a thread that outlived its leader does.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from signal import Signals
 from socket import SOCK_STREAM, socket
 from typing import Any, TypeVar
@@ -21,7 +23,9 @@ import psutil
 from portfree.ports import Port, Protocol
 from portfree.system.boundary import (
     KEPT_VARIABLES,
+    MEANINGFUL_IF_EMPTY,
     Bind,
+    Lock,
     Owners,
     Pin,
     Process,
@@ -31,6 +35,7 @@ from portfree.system.boundary import (
 )
 from portfree.system.engines import Engines
 from portfree.system.probe import PROBING, dual_stack_bind, each_address_bind, exclusive_bind
+from portfree.system.sock_diag import unmapped
 from portfree.system.windows import HandlePin, Kernel32, elevated
 
 T = TypeVar("T")
@@ -192,6 +197,33 @@ class PortableSystem:
                     pids.setdefault(found.id, set()).add(pid)
         return Owners({id_: frozenset(owners) for id_, owners in pids.items()}, unreadable)
 
+    def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:  # noqa: ARG002
+        try:
+            own = list(_look_at(pid, "tcp"))
+        except (psutil.NoSuchProcess, *_REFUSALS):
+            return frozenset()
+        ends = {(_far(found), _near(found)) for found in own if found.state == "connected"}
+        if not ends:
+            return frozenset()
+        seen, _ = _look_at_all("tcp")
+        return frozenset(
+            other
+            for other, sockets in seen.items()
+            if other != pid and any((_near(found), _far(found)) in ends for found in sockets)
+        )
+
+    def lock(self, folder: str) -> Lock | bool:
+        path = Path(folder, ".lock")
+        try:
+            text, made = path.read_text("ascii"), path.stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return Path(folder).is_dir()
+        except UnicodeError:
+            text, made = "", 0.0
+        if not text.isdigit():
+            raise OSError(errno.EBADMSG, "not a lock of pytest", str(path))
+        return Lock(int(text), made)
+
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
         try:
             return any(found.id in ids for found in _look_at(pid, "inet"))
@@ -294,9 +326,13 @@ class PortableSystem:
             foreground=foreground,
             zombie=_zombie(proc),
             marks={
-                name: value for name, value in (environ or {}).items() if name in KEPT_VARIABLES
+                name: value
+                for name, value in (environ or {}).items()
+                if name in KEPT_VARIABLES and (value or name in MEANINGFUL_IF_EMPTY)
             },
+            environment="unreadable" if environ is None else "read" if environ else "wiped",
             complete=complete,
+            stopped=_ask(proc.status) in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP),
             unit=unit,
         )
 
@@ -341,13 +377,18 @@ class PortableSystem:
         device = _ask(proc.terminal)
         return None if device is None else device.removeprefix("/dev/"), False
 
-    def container_behind(self, process: Process, port: Port) -> str:
+    def container_behind(self, process: Process, port: Port) -> str | None:
         return self._engines.container_behind(process, port)
 
     # Time
 
     def now(self) -> float:
         return time.monotonic()
+
+    def moment(self) -> float:
+        if self._platform == "linux":
+            return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+        return time.time()
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
         end = self.now() + timeout
@@ -556,6 +597,14 @@ def _socket(connection: _Connection) -> Socket:
         address=address,
         peer=peer,
     )
+
+
+def _near(found: Socket) -> str:
+    return _endpoint((unmapped(found.address), found.port.number))
+
+
+def _far(found: Socket) -> str:
+    return unmapped(found.peer)
 
 
 def _state(connection: _Connection, protocol: Protocol) -> State:

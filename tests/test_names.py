@@ -105,7 +105,6 @@ def test_wrappers_start_one_command_and_wait_for_it(command: str) -> None:
         *(
             "python shop.py",
             "nodemon server.js",
-            "foreman start",
             "supervisord",
             "pm2",
             "watchexec",

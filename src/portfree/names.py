@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from portfree.system.boundary import Process
@@ -15,11 +16,68 @@ from portfree.system.boundary import Process
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "ash", "tcsh", "csh"})
 
 WRAPPERS = SHELLS | {
-    *("npm", "npm-cli", "npx", "npx-cli", "yarn", "yarnpkg", "pnpm", "pnpx", "corepack"),
-    *("uv", "uvx", "poetry", "hatch", "pdm", "pipenv", "pipx"),
-    *("make", "gmake", "env", "timeout", "sudo", "doas"),
+    *("npm", "npm-cli", "npx", "npx-cli", "yarn", "yarnpkg", "pnpm", "pnpx", "bunx", "corepack"),
+    *("uv", "uvx", "poetry", "hatch", "pdm", "pipenv", "pipx", "rye", "pixi", "mise"),
+    *("make", "gmake", "just", "task", "env", "timeout", "sudo", "doas"),
+    *("tsx", "cross-env", "cross-env-shell", "dotenv", "dotenvx", "env-cmd"),
 }
 """Programs that start one command and wait for it: they pass nothing on and look after nothing."""
+
+_WRAPPERS_BY_COMMAND = {
+    "bun": frozenset({"run", "x"}),
+    "deno": frozenset({"task"}),
+    "go": frozenset({"run"}),
+    "cargo": frozenset({"run"}),
+    "dotnet": frozenset({"run"}),
+}
+"""Programs that do the same with one of these for their first argument."""
+
+_GROUP_RUNNERS = frozenset({"concurrently", "npm-run-all", "run-p", "run-s", "honcho", "foreman"})
+"""Programs that start several commands, and end when these do: where nobody sits at their terminal
+any more, they look after nothing either."""
+
+_PTY_MAKERS = frozenset({"script", "expect", "unbuffer"})
+"""Programs that give their command a terminal at which nobody sits."""
+
+PROCESS_MANAGERS = {
+    **dict.fromkeys(("pm2", "pm2-runtime", "pm2-docker", "pm2-dev"), "pm2"),
+    "forever": "forever",
+    "supervisord": "supervisord",
+    "circusd": "circusd",
+    "overmind": "overmind",
+    "process-compose": "process-compose",
+    **dict.fromkeys(("runsv", "runsvdir"), "runsv"),
+    "s6-supervise": "s6-supervise",
+    "monit": "monit",
+    "god": "god",
+}
+"""Programs that keep other programs running, of several projects mostly."""
+
+_ADVICE = {
+    "pm2": "pm2 stop {app} (pm2 list names them)",
+    "forever": "forever stop {app} (forever list names them)",
+    "supervisord": "supervisorctl stop {app} (supervisorctl status names them)",
+    "circusd": "circusctl stop {app} (circusctl status names them)",
+    "overmind": "overmind stop {app} (overmind ps names them)",
+    "process-compose": "process-compose process stop {app} (process-compose list names them)",
+    "runsv": "sv down {app}",
+    "s6-supervise": "s6-svc -d {app}",
+    "monit": "monit stop {app} (monit summary names them)",
+    "god": "god stop {app} (god status names them)",
+}
+
+_NO_SERVERS = SHELLS | {
+    "sleep",
+    "tail",
+    "cat",
+    "tee",
+    "less",
+    "more",
+    "watch",
+    "yes",
+    "inotifywait",
+}
+"""Programs that open no port: one that has a socket has inherited it."""
 
 REAPERS = frozenset(
     {
@@ -39,6 +97,8 @@ MULTIPLEXERS = frozenset(
         *("code", "code-server", "codium", "cursor", "windsurf", "electron"),
         *("pycharm", "idea", "webstorm", "goland", "rider", "fleet", "jetbrains-gateway", "zed"),
         *("gnome-terminal-server", "konsole", "kitty", "alacritty", "wezterm-gui", "ghostty"),
+        *("xterm", "uxterm", "urxvt", "rxvt", "urxvtd", "st", "foot", "footserver", "terminator"),
+        *("xfce4-terminal", "lxterminal", "mate-terminal", "tilix", "guake", "yakuake", "terminal"),
     }
 )
 _JUPYTER = frozenset({"jupyter-lab", "jupyter-notebook", "jupyter-server", "jupyterlab"})
@@ -46,16 +106,22 @@ _JUPYTER = frozenset({"jupyter-lab", "jupyter-notebook", "jupyter-server", "jupy
 
 TEST_RUNNERS = frozenset(
     {
-        *("pytest", "py.test", "nox", "tox", "unittest", "nose2", "behave", "robot", "portfree"),
-        *("jest", "vitest", "mocha", "ava", "playwright", "cypress", "karma"),
+        *("pytest", "py.test", "nox", "tox", "unittest", "nose2", "behave", "robot"),
+        *("trial", "stestr", "green"),
+        *("jest", "vitest", "mocha", "ava", "cypress", "karma"),
         *("ctest", "cargo-nextest", "gotestsum", "phpunit", "rspec", "rake"),
         # What PyCharm and VS Code start pytest and unittest with.
         *("_jb_pytest_runner", "_jb_unittest_runner", "run_pytest_script"),
     }
 )
 
-_RUNNERS_BY_COMMAND = frozenset({"manage", "django-admin", "go", "cargo", "dotnet", "mix"})
+_RUNNERS_BY_COMMAND = frozenset(
+    {"manage", "django-admin", "go", "cargo", "dotnet", "mix", "bun", "deno", "playwright"}
+)
 """Programs that run tests when ``test`` is among their arguments."""
+
+_SERVING_RUNNERS = frozenset({"karma"})
+"""Test runners that are servers themselves: one that nobody looks after runs no tests."""
 
 CI_AGENTS = frozenset(
     {
@@ -174,6 +240,7 @@ _OPTIONS_WITH_VALUE = frozenset(
         *("-cp", "-classpath", "--class-path", "--add-opens", "--add-exports"),  # Java
     }
 )
+_JS_COMMANDS = frozenset({"run", "x", "task", "test", "serve", "exec"})
 _TITLE_WORDS = re.compile(r"[^\s()\[\]]+")
 _ENDINGS = (".exe", ".py", ".pyz", ".js", ".cjs", ".mjs", ".rb", ".pl", ".cmd", ".bat")
 
@@ -184,7 +251,12 @@ def program(process: Process) -> str:
     ``python3 -m pytest`` is pytest, ``node /usr/bin/npm`` is npm, ``busybox sh`` is sh, and
     ``npm run dev`` (npm changes its title) is npm too. Without a command line, the kernel's name.
     """
-    first, *rest = _words(process) or (process.name,)
+    return _program(process.argv, process.name)
+
+
+@lru_cache(maxsize=4096)  # the rules ask for the same few programs some hundred times a look
+def _program(argv: tuple[str, ...], kernels_name: str) -> str:
+    first, *rest = _split(argv) or (kernels_name,)
     name = _plain(first)
     if name == "busybox" and rest:
         return _plain(rest[0])
@@ -193,21 +265,35 @@ def program(process: Process) -> str:
 
 def names(process: Process) -> frozenset[str]:
     """Everything that a process goes by: its program, its first word, and the kernel's name."""
-    return _own_names(process) | {program(process), _plain(process.name)}
+    return _names(process.argv, process.name)
+
+
+@lru_cache(maxsize=4096)
+def _names(argv: tuple[str, ...], kernels_name: str) -> frozenset[str]:
+    return _executable(argv, kernels_name) | {_program(argv, kernels_name), _plain(kernels_name)}
 
 
 def _own_names(process: Process) -> frozenset[str]:
     """What the executable is called, whatever it runs: a script may well have the name of a part of
     the system, such as services.py, or init.py, which looks after what it started.
     """
-    first = {_plain(word) for word in _words(process)[:1]}
+    return _executable(process.argv, process.name)
+
+
+@lru_cache(maxsize=4096)
+def _executable(argv: tuple[str, ...], kernels_name: str) -> frozenset[str]:
+    first = {_plain(word) for word in _split(argv)[:1]}
     # The kernel's name of a script that is executed by its #! line is the script's.
-    return frozenset(first if any(map(_runs_scripts, first)) else {*first, _plain(process.name)})
+    return frozenset(first if any(map(_runs_scripts, first)) else {*first, _plain(kernels_name)})
 
 
 def _words(process: Process) -> tuple[str, ...]:
     """The command line; a title that a program gave itself is split, its program's name first."""
-    words = list(process.argv)
+    return _split(process.argv)
+
+
+def _split(argv: tuple[str, ...]) -> tuple[str, ...]:
+    words = list(argv)
     while words and not words[-1]:  # what a shorter title leaves of the old command line
         words.pop()
     if len(words) == 1:
@@ -222,8 +308,96 @@ def is_shell(process: Process) -> bool:
     return program(process) in SHELLS
 
 
+def is_interactive_shell(process: Process) -> bool:
+    """Whether it is a shell that reads its commands from a terminal, and not from a command line
+    or a script.
+    """
+    _, *rest = _words(process) or ("",)
+    return is_shell(process) and all(
+        word.startswith("-") and (word.startswith("--") or "c" not in word) for word in rest
+    )
+
+
 def is_wrapper(process: Process) -> bool:
-    return program(process) in WRAPPERS
+    name = program(process)
+    if name in _GROUP_RUNNERS:
+        return process.terminal is None
+    return name in WRAPPERS or _command(process) in _WRAPPERS_BY_COMMAND.get(name, ())
+
+
+def is_pty_maker(process: Process) -> bool:
+    return program(process) in _PTY_MAKERS
+
+
+def process_manager(process: Process) -> str:
+    """Which process manager it is; empty if it is none."""
+    if any(word.replace("\\", "/").endswith("/forever/bin/monitor") for word in process.argv[:2]):
+        return "forever"
+    return PROCESS_MANAGERS.get(program(process), "")
+
+
+def manager_advice(manager: Process, app: Process | None) -> str:
+    """How to stop one of a process manager's programs, in the manager's own words."""
+    kind = process_manager(manager)
+    name = program(app) if app else ""
+    if kind in ("runsv", "s6-supervise"):  # each of them looks after one, and names it
+        name = (_words(manager)[1:2] or ("",))[0]
+    elif app and _INTERPRETERS.fullmatch(name):
+        name = ""
+    return _ADVICE[kind].format(app=name or "NAME")
+
+
+def opens_no_ports(process: Process) -> bool:
+    return program(process) in _NO_SERVERS
+
+
+def is_interactive_ssh(process: Process) -> bool:
+    """Whether somebody works in it: an ssh with a terminal that runs more than a forwarding, or
+    one that other sessions share (ControlMaster in ssh_config(5)).
+    """
+    if program(process) != "ssh":
+        return False
+    if process.argv and process.argv[0].endswith("[mux]"):
+        return True
+    return process.terminal is not None and not _ssh_flags(process) & {"N", "f"}
+
+
+def _ssh_flags(process: Process) -> set[str]:
+    """The flags on an ssh's command line (ssh(1))."""
+    flags: set[str] = set()
+    words = iter(process.argv[1:])
+    for word in words:
+        if not word.startswith("-"):
+            continue
+        for at, letter in enumerate(word[1:], 2):
+            flags.add(letter)
+            if letter in "BbcDEeFIiJLlmOoPpQRSWw":  # these take a value: the rest, or the next word
+                if not word[at:]:
+                    next(words, None)
+                break
+    return flags
+
+
+def serves(process: Process) -> bool:
+    """Whether it is a test runner that is a server, too."""
+    return bool(names(process) & _SERVING_RUNNERS)
+
+
+def runs_commands(process: Process) -> bool:
+    """Whether it is a ``portfree run`` or a step of our action: it adopts what its command leaves
+    (PR_SET_CHILD_SUBREAPER in prctl(2)).
+    """
+    return (program(process) == "portfree" and _command(process) == "run") or any(
+        word == "portfree._action" for word in process.argv
+    )
+
+
+def _command(process: Process) -> str:
+    """The first argument that is no option, of the program and not of its interpreter."""
+    words = _words(process)
+    own = program(process)
+    at = next((n for n, word in enumerate(words) if _plain(word) == own), 0)
+    return next((word for word in words[at + 1 :] if not word.startswith("-")), "")
 
 
 def is_listed_reaper(process: Process) -> bool:
@@ -245,7 +419,7 @@ def is_multiplexer(process: Process) -> bool:
 
 
 def is_test_runner(process: Process) -> bool:
-    if names(process) & TEST_RUNNERS:
+    if names(process) & TEST_RUNNERS or runs_commands(process):
         return True
     name, words = program(process), _words(process)
     if name in _RUNNERS_BY_COMMAND:
@@ -327,6 +501,10 @@ def _runs_scripts(name: str) -> bool:
 def _script(interpreter: str, words: Sequence[str]) -> str:
     """What an interpreter runs: the module after ``-m``, the file after ``-jar``, or the script."""
     python = _PYTHON.fullmatch(interpreter) is not None
+    if interpreter in ("bun", "deno"):
+        first, *files = [word for word in words if not word.startswith("-")] or [""]
+        if first in _JS_COMMANDS:  # bun run dev, deno task dev, but also bun run server.ts
+            return _plain(files[0]) if files and re.search(r"[./\\]", files[0]) else ""
     rest = iter(words)
     for word in rest:
         module = _PYTHON_MODULE.fullmatch(word) if python else None
@@ -343,7 +521,8 @@ def _script(interpreter: str, words: Sequence[str]) -> str:
 
 
 def _plain(word: str) -> str:
-    name = re.split(r"[/\\]", word)[-1].removeprefix("-").lower()  # "-bash" is a login shell
+    name = word.replace("\\", "/").rpartition("/")[2]
+    name = name.removeprefix("-").lower()  # "-bash" is a login shell
     for ending in _ENDINGS:
         if name.endswith(ending) and name != ending:
             return name.removesuffix(ending)

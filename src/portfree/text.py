@@ -49,6 +49,18 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[: room - tail]} ... {text[-tail:] if tail else ''}"[: max(limit, 0)]
 
 
+def age(seconds: float) -> str:
+    """An age as one says it: ``3 s``, ``2 min``, ``3 h``, ``5 days``."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 3_600:
+        return f"{seconds // 60:.0f} min"
+    if seconds < 86_400:
+        return f"{seconds // 3_600:.0f} h"
+    days = int(seconds // 86_400)
+    return f"{days} day" if days == 1 else f"{days} days"
+
+
 def safe(text: str) -> str:
     """The text with everything that is not printable turned into a visible escape.
 

@@ -2,7 +2,8 @@
 
 The command gets our stdin, stdout and stderr, our signal mask and our terminal, as if nobody stood
 between it and the shell (`attend`). We outlive it: whatever ends it, and whoever asks us to end,
-the ports are freed before we do.
+the ports are freed before we do. Our exit code is that of the command, unless that is 0 and what we
+find afterwards is no success: a port that is busy, or leaks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from portfree import settings
 from portfree._free import free
-from portfree.attend import TIMINGS, CannotRunError, Interrupts, Timings, attend
+from portfree.attend import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
 from portfree.cli import _in_color, _Options, _options_parser, _print, _read, _request
 from portfree.errors import PortfreeError
 from portfree.guard import Run
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from portfree.ports import Port
-    from portfree.report import Leaks, Request
+    from portfree.report import HolderReport, Leaks, Request
 
 # The exit codes that are not the command's: the first one as timeout(1) has it.
 _FAILED, _INTERRUPTED = 125, 130
@@ -39,7 +40,8 @@ orphans, are stopped.
 
 exit codes:
   the command's own, or 128 + n if signal n has ended it
-  125  portfree itself failed: a bad option, a port that is busy, leaks with --leaks fail
+  125  portfree itself failed: a bad option, or a port that is busy before the command; or the
+       command has succeeded, but a port is busy after it, or it has leaks, with --leaks fail
   126  the command cannot be run
   127  the command was not found
   130  interrupted before the command was started
@@ -100,7 +102,8 @@ def _parser() -> ArgumentParser:
         "portfree run",
         _HELP,
         _MORE_HELP,
-        busy="a port that stays busy: fail (the command is not started; the default) or warn",
+        busy="a port that stays busy: fail (before the command: do not start it; after it: exit "
+        "with 125 if it has succeeded; the default) or warn",
     )
     parser.usage = "portfree run [PORT ...] [options] -- COMMAND ..."
     add = parser.add_argument
@@ -129,7 +132,7 @@ def _before(request: Request) -> Report:
 
 def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
     """Run the command and free the ports again; its exit code, and whether that was cut short."""
-    with Interrupts() as interrupts:
+    with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
         run.open()
         try:
             ended = attend(command, interrupts, _complain, timings)
@@ -185,8 +188,9 @@ class Show:
             _complain(render.doubt(outcome))
         for leak in run.leaks:
             _complain(render.leak_line(leak))
-        if run.leaks and run.before.request.leaks == "fail" and code == 0:
-            _complain("the command has succeeded, but left servers behind: exit code 125")
+        if code == 0 and (problems := _problems(run)):
+            why = ", and ".join(problems)
+            _complain(f"the command has succeeded, but {why}: exit code {_FAILED}")
             return _FAILED
         return code
 
@@ -212,6 +216,31 @@ class Show:
             self._file.flush()
         except OSError as error:
             _complain(f"the report could not be written: {error.strerror}")
+
+
+def _problems(run: Run) -> list[str]:
+    """Why a command that has succeeded is no success."""
+    request = run.before.request
+    found = []
+    if run.leaks and request.leaks == "fail":
+        found.append("left servers behind")
+    busy = _taken(run.after) if run.after and request.on_busy == "fail" else []
+    if busy:
+        found.append(f"{', '.join(busy)} {'is' if len(busy) == 1 else 'are'} busy after it")
+    return found
+
+
+def _taken(report: Report) -> list[str]:
+    """The ports that are busy, and not with what is meant to be there: ourselves and our own."""
+    return [
+        str(outcome.port)
+        for outcome in report.outcomes
+        if not outcome.ok and not (outcome.holders and all(map(_is_meant, outcome.holders)))
+    ]
+
+
+def _is_meant(holder: HolderReport) -> bool:
+    return holder.verdict.action == "keep" and holder.verdict.rule in ("self", "own-run")
 
 
 def _busy(report: Report) -> str:

@@ -4,6 +4,8 @@ Where there is a terminal, the command stays in our process group: Ctrl-C and Ct
 directly, and a shell stops both of us together. Without one (CI, a container, a service) it gets a
 group of its own: a signal that somebody sends to us is passed on to all that it has started, once,
 as Ctrl-C would be.
+
+On Linux we also adopt what the command leaves behind: as an init does, we reap it when it ends.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ _KEYS = frozenset(
 
 # Linux tells whether a signal was typed at the terminal or sent by a process (sigaction(2)).
 _SENDER_IS_TOLD = sys.platform == "linux"
+
+# linux/prctl.h
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 _WINDOWS_CTRL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT
 
@@ -92,7 +97,9 @@ class Interrupts:
     nohup(1), stays ignored: by us, and by the command.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, adopts: bool = False) -> None:
+        self.adopts = adopts
+        """Whether what loses its parent below us becomes our child, so that SIGCHLD tells of it."""
         numbers = (getattr(signal, name, None) for name in _PASSED_ON)
         self.watched = frozenset(
             number for number in numbers if number and signal.getsignal(number) != signal.SIG_IGN
@@ -151,6 +158,43 @@ class Interrupts:
                 os.write(2, b"portfree: freeing the ports; Ctrl-C once more leaves them\n")
 
 
+@contextmanager
+def adoption() -> Iterator[bool]:
+    """In this block, what loses its parent below us becomes our child, as that of an init does.
+
+    So a daemon that has wiped its environment, and left its session, still descends from the run
+    that it was started in. False where the system knows no such thing: then it goes without.
+    """
+    before = _set_subreaper(1)
+    try:
+        yield before is not None or (sys.platform == "linux" and os.getpid() == 1)
+    finally:
+        if before is not None:
+            _set_subreaper(before)
+
+
+def _set_subreaper(value: int) -> int | None:
+    """Set whether we are a child subreaper (prctl(2)).
+
+    Returns what it was before; None where it cannot be set.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError, MemoryError):
+        return None  # no ctypes, no C library to load, or no memory that it may write code to
+    before = ctypes.c_int()
+    nothing = (ctypes.c_ulong(),) * 3
+    if prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), *nothing) != 0:
+        return None
+    if prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(value), *nothing) != 0:
+        return None
+    return before.value
+
+
 def attend(words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings) -> Ended:
     """Run the command, pass on to it what is sent to us, and return when it has ended.
 
@@ -172,7 +216,7 @@ class _Command:
         if self._own_group:
             spawn = partial(spawn, setpgroup=0)
         try:
-            self._pid = spawn(
+            self.pid = spawn(
                 words[0],
                 list(words),
                 os.environ,
@@ -183,8 +227,9 @@ class _Command:
             raise CannotRunError(words[0], error) from error
 
     def running(self) -> bool:
+        """Whether it runs; if it has ended, it is reaped."""
         if self.code is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 self.code = code if code >= 0 else 128 - code
@@ -194,12 +239,12 @@ class _Command:
         """Whether it has ended, without reaping it."""
         if not hasattr(os, "waitid"):  # macOS has it from Python 3.13
             return True
-        return bool(os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+        return bool(os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
     def has_got(self) -> bool:
         """Whether a signal from the terminal has reached the command too."""
         try:
-            return not self._own_group and os.getpgid(self._pid) == os.getpgrp()
+            return not self._own_group and os.getpgid(self.pid) == os.getpgrp()
         except ProcessLookupError:  # what macOS says of a zombie
             return True
 
@@ -208,14 +253,77 @@ class _Command:
         try:
             if self._own_group:
                 with suppress(ProcessLookupError):  # it has moved to another group
-                    os.killpg(self._pid, number)
+                    os.killpg(self.pid, number)
                     return
-            os.kill(self._pid, number)
+            os.kill(self.pid, number)
         except PermissionError:  # sudo, say
             self._notify(
                 f"{signal.Signals(number).name} could not be passed on: {self._name} (pid "
-                f"{self._pid}) runs as another user"
+                f"{self.pid}) runs as another user"
             )
+
+
+class _Adopted:
+    """What the command leaves behind, and the system makes our children.
+
+    As long as the command runs, nothing else in our process starts a child: every other one is
+    adopted, but for those that we have from before. Who calls us in its own process waits for these
+    itself.
+    """
+
+    def __init__(self) -> None:
+        """Before the command is started."""
+        self._others = _children() if _has_children() else frozenset()
+
+    def reap(self, command: int) -> None:
+        """Reap those that have ended, and nothing but those."""
+        spared = self._others | {command}
+        while ended := _ended_child():
+            if ended in spared:
+                # Until that is reaped, the kernel may show no other one.
+                for pid in _children() - spared:
+                    _reap(pid)
+                break
+            _reap(ended)
+
+
+def _ended_child() -> int | None:
+    """A child of ours that has ended, and is left to be reaped."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # there are no children
+        return None
+    return ended.si_pid if ended else None
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):  # another thread was faster
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _children() -> frozenset[int]:
+    """Our children, ended or not, as far as they can be seen."""
+    # Not by /proc/self/task/*/children: only some kernels have that.
+    found = set()
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208
+    except OSError:
+        names = []
+    for name in filter(str.isdigit, names):
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+            # After the name, which stands in brackets and may hold anything, comes field 3.
+            parent = file.read().rpartition(b")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.add(int(name))
+    return frozenset(found)
 
 
 # Where other threads live in our process, SIGCHLD may be delivered to one of them, and is lost: so
@@ -226,23 +334,26 @@ _LOOK_AGAIN = 1.0
 def _on_posix(
     words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings
 ) -> Ended:
+    adopted = _Adopted() if interrupts.adopts else None
     command = _Command(words, interrupts, notify)
     end = _End(command, notify, timings)
     while True:
         left = end.seconds_left()
         until = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
         got = _next_signal(interrupts.watched, until)
-        if got is None and (left is None or left > _LOOK_AGAIN):
-            got = _Signal(signal.SIGCHLD, typed=False)
-        if got is None:
-            if not end.hasten():
-                break
-        elif got.number == signal.SIGCHLD:
-            if end.over and command.has_ended():
+        if got is None or got.number == signal.SIGCHLD:
+            ended = command.has_ended()  # asked once: if it ends after that, SIGCHLD comes again
+            if ended and end.over:
                 # SIGTERM ends a shell, and not the tests that it has started. As long as it has not
                 # been reaped, the group is certainly the one that we have made for it.
                 command.send(signal.SIGKILL)
-            if not command.running():
+            running = not ended or command.running()
+            if adopted is not None:
+                adopted.reap(command.pid)
+            if not running:
+                break
+            # After a signal too: what is adopted may end so often that there always is one.
+            if end.seconds_left() == 0 and not end.hasten():
                 break
         else:
             interrupts.count += got.number in _KEYS

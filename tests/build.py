@@ -10,16 +10,16 @@ import shlex
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from portfree.holder import Holder
+from portfree.context import Context, Neighbour
+from portfree.holder import Holder, SessionFolder
 from portfree.ports import Port
-from portfree.system.boundary import Process, Socket
-from portfree.verdict import Context, Neighbour
+from portfree.system.boundary import Environment, Process, Socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from portfree.context import Phase
     from portfree.report import Scope
-    from portfree.verdict import Phase
 
 ME, BOB, ROOT = 1000, 1001, 0
 HOME = "/home/me"
@@ -42,7 +42,11 @@ class Facts(TypedDict, total=False):
     terminal: str | None
     foreground: bool
     marks: Mapping[str, str]
+    environment: Environment
     complete: bool
+    forked: bool | None
+    stopped: bool
+    control_group: str | None
     unit: str | None
     container: str | None
 
@@ -69,6 +73,11 @@ def titled(pid: int, title: str, **facts: Unpack[Facts]) -> Process:
     return process(pid, **facts)
 
 
+def fork(original: Process, pid: int, **facts: Unpack[Facts]) -> Process:
+    """A copy of a process: forked from it, and no program executed since (os.fork())."""
+    return original._replace(pid=pid, start=pid, forked=True, foreground=False)._replace(**facts)
+
+
 def family(*processes: Process) -> tuple[Process, ...]:
     """Processes, child first, each the child of the next one.
 
@@ -89,6 +98,10 @@ class Findings(TypedDict, total=False):
 
     pinned: bool
     project: str | None
+    repository: str | None
+    leader: Process | None
+    folder: SessionFolder | None
+    users: tuple[Holder, ...]
     live_runs: frozenset[str]
     user: str
     engine: str
@@ -133,6 +146,9 @@ class Circumstances(TypedDict, total=False):
     project: str | None
     run: tuple[str, ...]
     ending: str | None
+    began: float | None
+    quiet: frozenset[Port]
+    time: float
     jobs: Mapping[str, str]
     unit: str | None
     neighbours: tuple[Neighbour, ...]
@@ -158,4 +174,5 @@ INIT = process(1, "/sbin/init", name="systemd", owner=ROOT, cwd="/")
 USER_MANAGER = process(400, "/usr/lib/systemd/systemd --user", cwd=HOME, unit="user@1000.service")
 OUR_SHELL = process(800, "-zsh", name="zsh", terminal="pts/1")
 OUR_PYTEST = process(900, "python -m pytest", session=800, terminal="pts/1", foreground=True)
+THEIR_SHELL = process(600, "-zsh", name="zsh", terminal="pts/2")
 THEIR_PYTEST = process(700, "python -m pytest tests/slow", session=600, terminal="pts/2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
@@ -28,9 +30,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--stress"):
         settings.load_profile("stress")
+    # The folders that pytest would choose tell portfree which session a server was born in, and
+    # everything in these tests would be ours. Those of xdist's workers lie in their controller's.
+    if not config.option.basetemp:
+        config.option.basetemp = tempfile.mkdtemp(prefix="portfree-tests-")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == 0 and not hasattr(session.config, "workerinput"):
+        shutil.rmtree(session.config.option.basetemp, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
@@ -101,4 +113,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Run the test through both backends: they must say and do the same."""
     name: str = request.param
     monkeypatch.setenv("PORTFREE_BACKEND", name)
+    # What has no environment might be another worker's, and would be kept.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     return name

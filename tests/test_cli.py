@@ -179,7 +179,7 @@ def test_the_exit_code_says_whether_a_port_is_busy(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--scope all 8000", "--scope is 'all': choose one of orphans, mine, any"),
+        ("--scope all 8000", "--scope is 'all': choose one of orphans, project, mine, any"),
         ("--grace -1 8000", "--grace is -1.0: give seconds from 0 to 86400 (one day)"),
         ("--grace=-1 8000", "--grace is -1.0: give seconds from 0 to 86400 (one day)"),
         ("--grace nan 8000", "--grace is nan: give seconds from 0 to 86400 (one day)"),

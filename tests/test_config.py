@@ -165,8 +165,8 @@ def test_a_directory_of_that_name_is_no_file(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("scope = 'all'", "scope is 'all': choose one of orphans, mine, any"),
-        ("scope = 1", "scope is 1: choose one of orphans, mine, any"),
+        ("scope = 'all'", "scope is 'all': choose one of orphans, project, mine, any"),
+        ("scope = 1", "scope is 1: choose one of orphans, project, mine, any"),
         ("grace = -1", "grace is -1: give seconds from 0 to 86400 (one day)"),
         ("grace = nan", "grace is nan: give seconds from 0 to 86400 (one day)"),
         ("wait = inf", "wait is inf: give seconds from 0 to 86400 (one day)"),

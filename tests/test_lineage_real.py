@@ -300,7 +300,7 @@ def test_a_marked_server_that_somebody_looks_after_is_kept(stage: Stage, elsewhe
 
     assert rules(left) == {server.facts["pid"]: "left-behind"}
     assert left.status == "freed"
-    assert holder(kept, attended).verdict.rule == "attended"
+    assert holder(kept, attended).verdict.rule == "live-run"
     assert kept.status == "busy"
 
 
@@ -351,7 +351,7 @@ def test_a_live_pytest_keeps_its_server_and_a_killed_one_leaves_it(
 
     assert alive.status == "busy"
     assert (alive.holders[0].pid, alive.holders[0].verdict.rule) == (server.pid, "live-run")
-    assert f"pytest (pid {runner.pid})" in alive.holders[0].verdict.reason
+    assert f"pytest (pid {runner.pid}, adopted, " in alive.holders[0].verdict.reason
     assert server.alive
 
     runner.process.send(signal.SIGKILL)

@@ -172,10 +172,14 @@ def test_leaves_servers():
         before, after, leak = namespace.said(result)
         assert before.startswith(f"before: freed {port}/tcp: stopped ")
         assert f"(pid {orphan.pid})" in before
-        assert before.endswith(f"started in tests/test_api.py::test_{namespace.name} (setup)")
+        assert before.endswith(
+            f"started in tests/test_api.py::test_{namespace.name} (setup) (evidence: id)"
+        )
         assert not orphan.alive
         assert after.startswith(f"after: freed {port}/tcp: stopped ")
-        assert after.endswith("started in tests/test_it.py::test_leaves_servers (call)")
+        assert after.endswith(
+            "started in tests/test_it.py::test_leaves_servers (call) (evidence: id)"
+        )
         assert leak.startswith("tests/test_it.py::test_leaves_servers (call) started ")
         assert str(other) in leak
         assert namespace.processes() == []
@@ -217,7 +221,7 @@ def test_two():
     assert "1 failed, 3 passed" in result.out
     before, after = namespace.said(result)
     assert before.startswith(f"before: freed {port}/tcp: ")
-    assert after.endswith("started in tests/test_it.py::test_one (call)")
+    assert after.endswith("started in tests/test_it.py::test_one (call) (evidence: id)")
     assert namespace.processes() == []
 
 
@@ -250,7 +254,7 @@ def test_other():
     assert "stopping after 1 failures" in result.out
     assert one.said(result) == []
     (after,) = two.said(result)
-    assert after.endswith("started in tests/test_it.py::test_fails (call)")
+    assert after.endswith("started in tests/test_it.py::test_fails (call) (evidence: id)")
     assert one.processes() == two.processes() == []
 
 
@@ -556,7 +560,7 @@ def test_it():
     before, after = said
     assert before.startswith(f"before: freed {port}/tcp: stopped ")
     assert f"(pid {orphan.pid})" in before
-    assert after.endswith("started in tests/test_it.py::test_it (call)")
+    assert after.endswith("started in tests/test_it.py::test_it (call) (evidence: id)")
     assert far.namespace.processes() == []
 
 

@@ -258,7 +258,7 @@ def test_what_a_session_leaves_on_its_port_is_stopped_after_it(suite: Suite, por
     assert is_free(port)
     (line,) = result.section
     assert line.startswith(f"after: freed {port}/tcp: stopped ")
-    assert line.endswith("started in tests/test_it.py::test_forgets (call)")
+    assert line.endswith("started in tests/test_it.py::test_forgets (call) (evidence: id)")
 
 
 def test_a_server_that_a_killed_session_has_left_is_stopped_and_its_test_named(
@@ -293,7 +293,9 @@ def test_a_server_that_a_killed_session_has_left_is_stopped_and_its_test_named(
 
     assert result.code == 0
     assert result.section[0].startswith(f"before: freed {port}/tcp: stopped ")
-    assert result.section[0].endswith("started in tests/test_api.py::test_search (setup)")
+    assert result.section[0].endswith(
+        "started in tests/test_api.py::test_search (setup) (evidence: id)"
+    )
     assert "tests/test_api.py::test_search (setup)" in result.header
     assert is_free(port)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from portfree import _run_command, cli
+from portfree.origin import EVIDENCE
 from portfree.ports import Port
 from portfree.render import leak_line
-from portfree.report import HolderReport, Leak, Verdict
+from portfree.report import SCOPES, HolderReport, Leak, Verdict
 from portfree.verdict import RULES
 from stage import HERE, PATIENCE, Stage, accepts, http_server, is_free, tcp, wait_until
 
@@ -455,7 +456,8 @@ def test_every_module_is_on_the_map() -> None:
 def test_every_rule_is_listed_in_its_order() -> None:
     names = [rule.__name__.removeprefix("_").replace("_", "-") for rule in RULES]
     listed = [row[0].strip("`") for row in rows("Whom it stops") if row[0].startswith("`")]
-    assert listed[3:] == names  # after the scopes
+    evidence = [each.__name__.strip("_") for each in EVIDENCE]
+    assert listed == [*SCOPES, *evidence, *names]
 
     stuck = [row[0].strip("`") for row in rows("Still stuck?")]
     assert [name for name in names if name in stuck] == [

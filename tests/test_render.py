@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from portfree import HolderReport, Note, Outcome, Port, Report, Verdict
 from portfree.render import as_json, as_text, summary
-from portfree.report import Request
+from portfree.report import Origin, Request
 
 if TYPE_CHECKING:
     from portfree.ports import Protocol
@@ -36,6 +36,7 @@ STOPPED = HolderReport(
     verdict=Verdict("stop", "left-behind", "started in tests/test_api.py::test_search (setup)"),
     ended="ended after SIGTERM",
     seconds=0.0123,
+    origin=Origin("mark", "ended", "pytest", "tests/test_api.py::test_search (setup)"),
 )
 KEPT = HolderReport(
     pid=77,
@@ -86,7 +87,8 @@ def test_each_port_has_a_line_and_under_it_who_held_it_and_why() -> None:
     assert _text(FREED, BUSY, FREE) == (
         "8000/tcp: freed in 0.12 s\n"
         "  stopped python3 -m http.server 8000 (pid 4242), alice, 3 h old, in ~/shop\n"
-        "    why:     left-behind: started in tests/test_api.py::test_search (setup)\n"
+        "    why:     left-behind: started in tests/test_api.py::test_search (setup) "
+        "(evidence: mark)\n"
         "    how:     ended after SIGTERM (12 ms)\n"
         "8001/tcp: busy\n"
         "  kept node server.js (pid 77), alice, 2 min old, in ~/shop/web\n"
@@ -104,7 +106,8 @@ def test_a_dry_run_says_what_would_be_done() -> None:
     ) == (
         "8000/tcp: would be freed\n"
         "  would stop python3 -m http.server 8000 (pid 4242), alice, 3 h old, in ~/shop\n"
-        "    why:     left-behind: started in tests/test_api.py::test_search (setup)\n"
+        "    why:     left-behind: started in tests/test_api.py::test_search (setup) "
+        "(evidence: mark)\n"
         "8001/tcp: would stay busy\n"
         "  would keep node server.js (pid 77), alice, 2 min old, in ~/shop/web\n"
         "    why:     attended: started by zsh (pid 9) on pts/3\n"
@@ -353,7 +356,7 @@ def test_a_command_line_of_a_megabyte_leaves_the_line_readable() -> None:
             FREED,
             (
                 "freed 8000/tcp: stopped python3 -m http.server 8000 (pid 4242), "
-                "started in tests/test_api.py::test_search (setup)"
+                "started in tests/test_api.py::test_search (setup) (evidence: mark)"
             ),
         ),
         (
@@ -370,14 +373,14 @@ def test_a_command_line_of_a_megabyte_leaves_the_line_readable() -> None:
             ),
             (
                 "8000/tcp would be freed: would stop python3 -m http.server 8000 (pid 4242), "
-                "started in tests/test_api.py::test_search (setup)"
+                "started in tests/test_api.py::test_search (setup) (evidence: mark)"
             ),
         ),
         (
             _with(STOPPED._replace(ended="still holds the port after SIGKILL", seconds=None)),
             (
                 "8000/tcp is busy: could not stop python3 -m http.server 8000 (pid 4242), "
-                "started in tests/test_api.py::test_search (setup): "
+                "started in tests/test_api.py::test_search (setup) (evidence: mark): "
                 "still holds the port after SIGKILL"
             ),
         ),
@@ -396,7 +399,8 @@ def test_a_command_line_of_a_megabyte_leaves_the_line_readable() -> None:
             FREED._replace(notes=(Note("draining", "it still drains"),)),
             (
                 "freed 8000/tcp: stopped python3 -m http.server 8000 (pid 4242), "
-                "started in tests/test_api.py::test_search (setup); it still drains"
+                "started in tests/test_api.py::test_search (setup) (evidence: mark); "
+                "it still drains"
             ),
         ),
         (
@@ -451,6 +455,12 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                         "launcher": None,
                         "test": "tests/test_api.py::test_search (setup)",
                         "step": None,
+                        "origin": {
+                            "evidence": "mark",
+                            "state": "ended",
+                            "run": "pytest",
+                            "test": "tests/test_api.py::test_search (setup)",
+                        },
                         "addresses": ["0.0.0.0"],
                         "root": True,
                         "verdict": {
@@ -484,6 +494,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                         "launcher": "zsh (pid 9) on pts/3",
                         "test": None,
                         "step": None,
+                        "origin": None,
                         "addresses": ["127.0.0.1", "::1"],
                         "root": True,
                         "verdict": {
@@ -518,7 +529,8 @@ def test_what_is_not_known_is_null() -> None:
 
     unknown = {key for key, value in holder.items() if value is None}
     assert unknown == {
-        *("started", "started_epoch", "cwd", "uid", "user", "test", "step", "ended", "seconds"),
+        *("started", "started_epoch", "cwd", "uid", "user", "test", "step", "origin"),
+        *("ended", "seconds"),
     }
 
 

@@ -33,12 +33,15 @@ def test_every_way_to_take_a_leak_is_taken(value: str) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("all", "scope is 'all': choose one of orphans, mine, any"),
-        ("", "scope is '': choose one of orphans, mine, any"),
-        ("Orphan", "scope is 'Orphan': choose one of orphans, mine, any (did you mean orphans?)"),
-        (None, "scope is None: choose one of orphans, mine, any"),
-        (["any"], "scope is ['any']: choose one of orphans, mine, any"),
-        ("a\nb\x1b", r"scope is 'a\nb\x1b': choose one of orphans, mine, any"),
+        ("all", "scope is 'all': choose one of orphans, project, mine, any"),
+        ("", "scope is '': choose one of orphans, project, mine, any"),
+        (
+            "Orphan",
+            "scope is 'Orphan': choose one of orphans, project, mine, any (did you mean orphans?)",
+        ),
+        (None, "scope is None: choose one of orphans, project, mine, any"),
+        (["any"], "scope is ['any']: choose one of orphans, project, mine, any"),
+        ("a\nb\x1b", r"scope is 'a\nb\x1b': choose one of orphans, project, mine, any"),
     ],
 )
 def test_another_scope_is_refused_in_one_line(value: object, message: str) -> None:

@@ -376,15 +376,20 @@ def test_only_root_may_act_for_who_called_sudo(
 # Our project
 
 
-def test_the_project_is_the_nearest_folder_with_either_sign(tmp_path: Path) -> None:
+def test_the_project_is_the_repository_and_without_one_the_nearest_pyproject(
+    tmp_path: Path,
+) -> None:
     inner = tmp_path / "repo" / "pkg" / "src"
     inner.mkdir(parents=True)
     assert project_of(str(inner)) is None
-    (tmp_path / "repo" / ".git").mkdir()
-    assert project_of(str(inner)) == str(tmp_path / "repo")
+    (tmp_path / "repo" / "pyproject.toml").touch()
     (tmp_path / "repo" / "pkg" / "pyproject.toml").touch()
     assert project_of(str(inner)) == str(tmp_path / "repo" / "pkg")
     assert project_of(str(tmp_path / "repo")) == str(tmp_path / "repo")
+    (tmp_path / "repo" / ".git").mkdir()  # a monorepo: its packages are one project
+    assert project_of(str(inner)) == str(tmp_path / "repo")
+    (inner / ".git").touch()  # that of a worktree or a submodule is a file
+    assert project_of(str(inner)) == str(inner)
 
 
 @pytest.mark.parametrize("folder", [None, "/", "/proc/self", "/no/such/folder"])

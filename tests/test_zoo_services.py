@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stage import NOBODY, needs_program, needs_root, notes, only, wait_until
+from stage import NOBODY, needs_program, needs_root, only, wait_until
 from zoo import Animal, Cage, Trial, generate, holders, parameter
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ def test_a_supervisor_that_somebody_looks_after_is_named(
     report = stage.call(cage.port, cwd=project).report()
     figures.trial(report.seconds, wrong_stops=sum(not each.alive for each in cage.family))
     (found,) = only(report).holders
-    assert found.verdict.rule == "attended"
-    assert found.verdict.reason.startswith(f"started by {who}")
+    assert found.verdict.rule == "service"
+    assert found.verdict.reason == f"{who} looks after it, and would start it again"
+    assert "supervisorctl stop " in found.verdict.instead
     assert all(each.alive for each in cage.family)
 
     report = stage.call(cage.port, cwd=project, scope="mine").report()
@@ -167,7 +168,6 @@ def test_a_supervisor_that_somebody_looks_after_is_named(
         false_reports=only(report).status != "busy",
     )
     assert only(report).status == "busy"
-    assert f"started again by {who} stop that" in notes(only(report))["restarted"]
     assert supervisor.alive
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from portfree import settings
 from portfree.errors import PortsBusyError, PortSpecError
@@ -15,8 +15,8 @@ from portfree.system.probe import bind
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
     from portfree.config import Settings
+    from portfree.context import Phase
     from portfree.system.boundary import System
-    from portfree.verdict import Phase
 
 Notice = Callable[[str], None]
 
@@ -42,7 +42,8 @@ def free_ports(
     of ``[tool.portfree]`` in the nearest pyproject.toml.
 
     *scope*: whom it may stop. ``"orphans"`` (the default): servers that a run left behind, and
-    those in our project that nobody looks after. ``"mine"``: every server of ours that no live run
+    those in our project that nobody looks after. ``"project"``: every server of ours in our project
+    that no live run uses. ``"mine"``: every server of ours that no live run
     uses. ``"any"``: live runs and other users' servers too, as far as the kernel lets us.
 
     *grace*: seconds that a server gets to shut down (3.0): SIGTERM at 0, SIGINT at half, SIGKILL at
@@ -86,12 +87,15 @@ def free(
     notice: Notice | None = None,
     phase: Phase = "call",
     ending: str | None = None,
+    began: float | None = None,
+    quiet: Collection[Port] = (),
     system: System | None = None,
 ) -> Report:
     """Free the requested ports; the way through the house, for the library and every hook.
 
     *notice* gets one line when a server takes its time. *phase*: as a hook, before or after a run;
-    *ending*: the element of the run that is being ended. *system*: the machine, for tests.
+    *ending*: the element of the run that is being ended, *began*: when that was, and *quiet*: the
+    ports that were free then. *system*: the machine, for tests.
     """
     started = time.monotonic()
     held = [port for port in request.ports if (system.bind if system else bind)(port) != "free"]
@@ -104,9 +108,9 @@ def free(
         from portfree import rounds
         from portfree.ledger import Ledger
         from portfree.stop import longest, stop
-        from portfree.survey import context_for, survey
+        from portfree.survey import context_for, survey, with_users
         from portfree.system import current
-        from portfree.verdict import judge_all
+        from portfree.verdict import judge_all, with_origin
 
         system = system or current()
     except (ImportError, OSError, MemoryError) as failure:  # no more files may be opened
@@ -121,9 +125,18 @@ def free(
             with survey(system, held) as seen:
                 held = rounds.settle(system, held, seen, ledger)
                 context = context_for(
-                    system, seen.holders, scope=request.scope, phase=phase, ending=ending
+                    system,
+                    seen.holders,
+                    scope=request.scope,
+                    phase=phase,
+                    ending=ending,
+                    began=began,
+                    quiet=quiet,
                 )
+                seen.holders = tuple(with_origin(holder, context) for holder in seen.holders)
                 verdicts = judge_all(seen.holders, context)
+                if with_users(system, seen, verdicts):
+                    verdicts = judge_all(seen.holders, context)
                 targets = rounds.choose(system, seen, verdicts, context, ledger)
                 ledger.leave(held, seen)
                 if targets and not request.dry_run:
@@ -215,8 +228,10 @@ def tell(line: str) -> None:
     """Say something on stderr, while it happens."""
     from contextlib import suppress
 
+    from portfree.text import safe
+
     with suppress(OSError, ValueError):  # nobody reads there any more, and there is work to do
-        print(f"portfree: {line}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"portfree: {safe(line)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def raise_if_busy(report: Report) -> None:

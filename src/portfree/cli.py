@@ -161,8 +161,9 @@ def _options_parser(prog: str, text: str, more: str, *, busy: str) -> ArgumentPa
         "--scope",
         metavar="WHOM",
         type=lambda word: settings.scope(word, "--scope"),
-        help="whom to stop: orphans (left behind or without anybody who looks after them), "
-        "mine (yours, but for those that a live run uses; the default), or any",
+        help="whom to stop: orphans (left behind or without anybody who looks after them), project "
+        "(yours that run in this project, but for those that a live run uses), mine (all of yours "
+        "but for those; the default), or any",
     )
     add(
         "--grace",

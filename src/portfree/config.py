@@ -2,7 +2,7 @@
 
     [tool.portfree]
     ports = [8000, "9000-9010", "8125/udp"]   # or one of these alone
-    scope = "mine"                            # orphans, mine, any
+    scope = "mine"                            # orphans, project, mine, any
     grace = 5.0                               # seconds
     wait = 0                                  # seconds
     on-busy = "fail"                          # warn, fail

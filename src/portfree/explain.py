@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -191,6 +192,13 @@ def _invisible(system: System, port: Port, uid: int | None) -> Note:
     if uid is None:
         text = f"the system refuses {port} and shows nobody who holds it"
         return Note("invisible", text, f"look as root: sudo {seen}; or give the tests another port")
+    me = system.process(os.getpid())
+    if me is not None and me.owner == uid and not system.privileged:
+        text = (
+            f"a process holds {port}: it is yours, and hides (a program with file capabilities or "
+            "another user's rights, see PR_SET_DUMPABLE in prctl(2), or one in a container)"
+        )
+        return Note("invisible", text, f"sudo portfree {argument(port)}, or see who: sudo {seen}")
     text = f"a process of {system.user(uid)} (uid {uid}) holds {port}, and cannot be seen from here"
     missing = "" if system.privileged else "CAP_SYS_PTRACE is missing: "
     instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {argument(port)}"

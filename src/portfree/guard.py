@@ -47,6 +47,7 @@ class Run:
         self._element = ""
         self._id = ""
         self._listeners: frozenset[object] | None = None
+        self._began: float | None = None
 
     @property
     def id(self) -> str:
@@ -59,6 +60,7 @@ class Run:
         self._element = runs.new_element(self._system)
         self._id = f"{self._outer}/{self._element}" if self._outer else self._element
         runs.OPEN_HERE.add(self._element)
+        self._began = self._system.moment()
         self._environ[runs.RUN_ID] = self._id
         if self.before.request.leaks != "ignore":
             try:
@@ -84,12 +86,20 @@ class Run:
                 notice=self._notice,
                 phase="after",
                 ending=self._element,
+                began=self._alone_since(),
+                quiet=[o.port for o in self.before.outcomes if o.status != "busy"],
                 system=self._system,
             )
             self._find_leaks(request)
         finally:
             runs.OPEN_HERE.discard(self._element)
         return self.after
+
+    def _alone_since(self) -> float | None:
+        """When the run began; None if what came up since may be of another run of this process."""
+        around = runs.elements(self._outer)
+        others = runs.OPEN_HERE.difference((self._element, *around))
+        return None if others else self._began
 
     def _find_leaks(self, request: Request) -> None:
         if self._listeners is None:
@@ -107,6 +117,7 @@ class Run:
                 known=self._listeners,
                 request=request,
                 ending=self._element,
+                began=self._alone_since(),
                 notify=self._notice,
             )
         except Exception as failure:  # noqa: BLE001 - what was freed must be told all the same

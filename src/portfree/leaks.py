@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 
 from portfree import runs
+from portfree.context import Context
 from portfree.holder import Holder, roots
 from portfree.ledger import holder_report
+from portfree.origin import asks_to_stay
 from portfree.report import Leak, Request
 from portfree.rounds import approver
 from portfree.stop import Target, longest, stop, what_became
 from portfree.survey import Survey, context_for, survey
 from portfree.system.boundary import Pin, Socket, System
-from portfree.verdict import Context, judge_all
+from portfree.verdict import judge_all, with_origin
 
-# A server that a fixture has just told to end is no leak: so long it may take over it, in seconds.
+# A server that a fixture has just told to end is no leak. Where one would be stopped, or turn the
+# run red, it may take as long over that as a server that we tell to end; else so long, in seconds.
 _LAST_CHANCE = 0.25
 _LOOK_EVERY = 0.025
 
@@ -26,6 +29,7 @@ def find_leaks(
     known: Collection[Hashable],
     request: Request,
     ending: str,
+    began: float | None,
     notify: Callable[[str], None],
 ) -> tuple[Leak, ...]:
     """The listeners that the run *ending* leaves behind, stopped if the request says so.
@@ -33,10 +37,20 @@ def find_leaks(
     *new* are the listeners that were not there when it began, *known* the ids of those that were.
     """
     with survey(system, {socket.port for socket in new}) as seen:
-        context = context_for(system, seen.holders, scope="orphans", phase="after", ending=ending)
+        context = context_for(
+            system,
+            seen.holders,
+            scope="orphans",
+            phase="after",
+            ending=ending,
+            began=began,
+            quiet={socket.port for socket in new},
+        )
+        seen.holders = tuple(with_origin(holder, context) for holder in seen.holders)
         left = [holder for holder in seen.holders if _is_left(holder, new, context)]
         others = [holder for holder in left if holder.pid != context.caller.pid]
-        _wait_for_the_last(system, others, seen)
+        matters = request.leaks in ("stop", "fail")
+        _wait_for_the_last(system, others, seen, request.grace if matters else _LAST_CHANCE)
         new = new & runs.new_listeners(system, known, request.ports)
         left = [holder for holder in left if _is_left(holder, new, context)]
         verdicts = judge_all(seen.holders, context)
@@ -44,9 +58,11 @@ def find_leaks(
         targets = [
             Target(holder, pin, root=holder.pid in top)
             for holder in left
-            if request.leaks in ("stop", "fail")
+            if matters
             and not request.dry_run
             and verdicts[holder.pid].action == "stop"
+            # That it came up meanwhile, on a port that nobody guards, is a hint, and no proof.
+            and not _has_merely_arrived(holder)
             and (pin := seen.pin(holder))
         ]
         if targets:
@@ -82,18 +98,24 @@ def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:
     """Whether a holder of one of these sockets was born in the run that ends, or is its opener."""
     if not any(socket in new for socket in holder.sockets):
         return False
-    if holder.pid == context.caller.pid or context.ending in runs.elements(
-        holder.mark(runs.RUN_ID)
-    ):
+    if asks_to_stay(holder, context):
+        return False
+    if holder.pid == context.caller.pid or (holder.origin is not None and holder.origin.ours):
         return True
     # Runs that go on in other threads of this process (tox -p) have their servers still.
     others = holder.live_runs.difference(context.run)
     return holder.descends_from(context.caller) and not others
 
 
-def _wait_for_the_last(system: System, left: Collection[Holder], seen: Survey) -> None:
+def _has_merely_arrived(holder: Holder) -> bool:
+    return holder.origin is not None and holder.origin.evidence == "arrival"
+
+
+def _wait_for_the_last(
+    system: System, left: Collection[Holder], seen: Survey, patience: float
+) -> None:
     """Wait until those that were told to end have done so, or the time for that is over."""
-    until = system.now() + _LAST_CHANCE
+    until = system.now() + patience
     ids = {socket.id for holder in left for socket in holder.sockets}
     pins: list[Pin] = [pin for holder in left if (pin := seen.pin(holder))]
     while (now := system.now()) < until:

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from portfree import explain, text
 from portfree.holder import Holder, launcher, named, roots
 from portfree.ports import Port
-from portfree.report import HolderReport, Note, Outcome, Report, Request, Status, Verdict
+from portfree.report import (
+    HolderReport,
+    Note,
+    Origin,
+    Outcome,
+    Report,
+    Request,
+    Status,
+    Verdict,
+)
 from portfree.stop import Target, what_became
 from portfree.survey import Survey
 from portfree.system.boundary import CI_STEP, System
@@ -176,5 +185,13 @@ def holder_report(
         root=root,
         verdict=verdict,
         ended=ended,
+        origin=_origin_report(holder),
         step=holder.mark(CI_STEP),
     )
+
+
+def _origin_report(holder: Holder) -> Origin | None:
+    found = holder.origin
+    if found is None:
+        return None
+    return Origin(found.evidence, found.state, found.id or found.run, holder.test)

@@ -53,11 +53,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--free-ports-scope",
         metavar="WHOM",
-        help="whom to stop before the tests: orphans (the default), mine or any",
+        help="whom to stop before the tests: orphans (the default), project, mine or any",
     )
     add = parser.addini
     add("free_ports", "ports to free before and after the tests", type="args", default=None)
-    add("free_ports_scope", "whom to stop for that: orphans, mine or any", "string", default=None)
+    add(
+        "free_ports_scope",
+        "whom to stop for that: orphans, project, mine or any",
+        "string",
+        default=None,
+    )
     add("free_ports_grace", "seconds that a server gets to shut down", _SECONDS, default=None)
     add("free_ports_wait", "seconds to wait for a live run to end", _SECONDS, default=None)
     add("free_ports_on_busy", "what if a port stays busy: warn or fail", "string", default=None)

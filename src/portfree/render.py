@@ -8,8 +8,8 @@ meaning; fields may be added without notice. What is not known, or does not appl
 ``ok``                  whether every port can be used now (dry run: could be, without it)
 ``seconds``             how long the whole call took
 ``request``             what was asked for: ``ports`` (texts such as ``"8000/tcp"``), ``scope``
-                        (``orphans``, ``mine``, ``any``), ``grace``, ``wait`` (seconds), ``on_busy``
-                        (``warn``, ``fail``), ``dry_run``
+                        (``orphans``, ``project``, ``mine``, ``any``), ``grace``, ``wait``
+                        (seconds), ``on_busy`` (``warn``, ``fail``), ``dry_run``
 ``outcomes``            one object for each port, in the order in which they were asked for
 ======================  ==========================================================================
 
@@ -37,6 +37,9 @@ A holder:
 ``cwd``                 its working directory
 ``launcher``            who started it and still looks after it
 ``test``                the test that it was born in, as pytest names it
+``origin``              the run that it was born in: ``evidence`` (``descent``, ``id``, ``mark``,
+                        ``copy``, ``folder``, ``arrival``, ``unreadable``), ``state`` (``live``,
+                        ``ended``), ``run`` and ``test``
 ``step``                the step of a GitHub Actions job that it was born in
 ``addresses``           the local addresses of its sockets on this port
 ``root``                whether no ancestor of it holds the port too
@@ -147,6 +150,9 @@ def leak_line(leak: Leak) -> str:
     what = f"{address}:{leak.port.number}"
     if leak.own:
         return _shown(f"{holder.name} (pid {holder.pid}), the run itself, still listens on {what}")
+    if holder.origin and holder.origin.evidence == "arrival":
+        who = f"{_command(holder)} (pid {holder.pid})"
+        return _shown(f"{who} came up during this run, and still listens on {what}")
     started = f"{holder.test or 'this run'} started {_command(holder)} (pid {holder.pid})"
     if holder.ended:
         return _shown(f"{started}, which listened on {what}: {holder.ended}")
@@ -211,7 +217,7 @@ def _holders_in_short(outcome: Outcome) -> Iterator[str]:
     verdict = first.verdict
     if verdict.action == "stop":
         failed = f": {first.ended}" if first.ended and first.seconds is None else ""
-        why = f", {verdict.reason}{failed}"
+        why = f", {verdict.reason}{_evidence(first)}{failed}"
     else:
         why = f": {verdict.rule}: {verdict.reason}"
     more = f" (and {others} more)" if others else ""
@@ -264,7 +270,9 @@ class _Page:
         if holder.user:
             facts.append(holder.user)
         if holder.started is not None:
-            facts.append(f"{_age(self._time() - holder.started)} old")
+            from portfree.text import age
+
+            facts.append(f"{age(self._time() - holder.started)} old")
         if holder.cwd:
             facts.append(f"in {self._place(holder.cwd)}")
         # The reason often names these already, and better: it says what follows from them.
@@ -273,7 +281,7 @@ class _Page:
         if holder.launcher and holder.launcher not in verdict.reason:
             facts.append(f"started by {holder.launcher}")
         yield "  " + _shown(", ".join(facts))
-        yield self._labelled("why", f"{verdict.rule}: {verdict.reason}")
+        yield self._labelled("why", f"{verdict.rule}: {verdict.reason}{_evidence(holder)}")
         if holder.ended:
             took = f" ({_duration(holder.seconds)})" if holder.seconds is not None else ""
             yield self._labelled("how", holder.ended + took)
@@ -348,6 +356,12 @@ def _split(run: list[Outcome]) -> list[list[Outcome]]:
     return [run] if len(run) > 2 else [[outcome] for outcome in run]
 
 
+def _evidence(holder: HolderReport) -> str:
+    """For a holder that is stopped for its origin: what shows that."""
+    proved = holder.verdict.action == "stop" and holder.verdict.rule in ("own-run", "left-behind")
+    return f" (evidence: {holder.origin.evidence})" if proved and holder.origin else ""
+
+
 def _in_order(holders: Sequence[HolderReport]) -> Iterator[HolderReport]:
     """The holders that are shown in full: the roots, and who is judged unlike all of those."""
     fates = set()
@@ -392,18 +406,6 @@ def _duration(seconds: float) -> str:
     return f"{max(seconds * 1000, 1):.0f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
 
 
-def _age(seconds: float) -> str:
-    """An age as one says it: ``3 s``, ``2 min``, ``3 h``, ``5 days``."""
-    if seconds < 60:
-        return f"{max(seconds, 0):.0f} s"
-    if seconds < 3_600:
-        return f"{seconds // 60:.0f} min"
-    if seconds < 86_400:
-        return f"{seconds // 3_600:.0f} h"
-    days = int(seconds // 86_400)
-    return f"{days} day" if days == 1 else f"{days} days"
-
-
 def _headline(before: Report, after: Report | None, leaks: Sequence[Leak]) -> str:
     reports = [report for report in (before, after) if report is not None]
     busy = list(dict.fromkeys(port for report in reports for port in report.busy))
@@ -433,7 +435,7 @@ def _rows(when: str, report: Report) -> Iterator[tuple[str, ...]]:
             yield when, port, state, "", "", "", time
         for holder in _in_order(first.holders):
             verdict = holder.verdict
-            why = f"{verdict.rule}: {verdict.reason}"
+            why = f"{verdict.rule}: {verdict.reason}{_evidence(holder)}"
             did = [f"{_did(holder, dry_run=report.request.dry_run)}: {holder.ended or why}"]
             did += [why] if holder.ended else []
             did += [verdict.instead] if verdict.action == "keep" and verdict.instead else []
@@ -506,6 +508,9 @@ def _holder(holder: HolderReport) -> dict[str, object]:
         "launcher": _text(holder.launcher),
         "test": _text(holder.test),
         "step": _text(holder.step),
+        "origin": None
+        if holder.origin is None
+        else {name: _text(value) for name, value in holder.origin._asdict().items()},
         "addresses": [_text(address) for address in holder.addresses],
         "root": holder.root,
         "verdict": {

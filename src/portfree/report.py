@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from portfree.guard import Run
 
-Scope = Literal["orphans", "mine", "any"]
+Scope = Literal["orphans", "project", "mine", "any"]
 OnBusy = Literal["warn", "fail"]
 Status = Literal["free", "freed", "busy"]
 Action = Literal["stop", "keep"]
 Leaks = Literal["ignore", "warn", "stop", "fail"]
 
-SCOPES: tuple[Scope, ...] = ("orphans", "mine", "any")
+SCOPES: tuple[Scope, ...] = ("orphans", "project", "mine", "any")
 ON_BUSY: tuple[OnBusy, ...] = ("warn", "fail")
 LEAKS: tuple[Leaks, ...] = ("ignore", "warn", "stop", "fail")
 
@@ -38,6 +38,20 @@ class Verdict(NamedTuple):
     """The proof, or what stood in the way, in words."""
     instead: str = ""
     """For a holder that is kept: what to do instead."""
+
+
+class Origin(NamedTuple):
+    """The run that a holder was born in, as far as something shows it."""
+
+    evidence: str
+    """What shows it: ``descent``, ``id``, ``mark``, ``copy``, ``folder``, ``arrival`` or
+    ``unreadable``."""
+    state: str
+    """Whether that run is ``live`` or has ``ended``."""
+    run: str
+    """The run: a run id, or what is known of it, such as ``"pytest (pid 77)"``."""
+    test: str
+    """The test that it was born in; empty if that is not known."""
 
 
 class HolderReport(NamedTuple):
@@ -70,6 +84,8 @@ class HolderReport(NamedTuple):
     """What became of it: ``"ended after SIGTERM"``; empty if it was not touched."""
     seconds: float | None = None
     """How long that took, in seconds from the first signal."""
+    origin: Origin | None = None
+    """The run that it was born in; None if nothing shows that it was born in one."""
     step: str = ""
     """The step of a GitHub Actions job that it was born in: its id, or ``__run_2`` and the like."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from portfree import explain, names
+from portfree.context import Context
 from portfree.holder import Holder, named, roots, same, supervisors
 from portfree.ledger import Ledger
 from portfree.ports import Port
@@ -17,7 +18,7 @@ from portfree.report import Note, Verdict
 from portfree.stop import Target
 from portfree.survey import Survey
 from portfree.system.boundary import Pin, Process, System
-from portfree.verdict import Context, Supervisor, judge_supervisor, veto
+from portfree.verdict import Supervisor, judge_supervisor, veto
 
 ROUNDS = 2
 

@@ -25,11 +25,11 @@ LONGEST = 86_400.0
 
 
 def scope(value: object, name: str = "scope") -> Scope:
-    """Whom portfree may stop: ``"orphans"``, ``"mine"`` or ``"any"``; else `PortfreeError`."""
+    """Whom portfree may stop: one of `report.SCOPES`; else `PortfreeError`."""
     match value:
-        case "orphans" | "mine" | "any":
+        case "orphans" | "project" | "mine" | "any":
             return value
-    raise PortfreeError(_choose(value, name, ("orphans", "mine", "any")))
+    raise PortfreeError(_choose(value, name, ("orphans", "project", "mine", "any")))
 
 
 def on_busy(value: object, name: str = "on_busy") -> OnBusy:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+import re
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from portfree import names, runs
-from portfree.holder import Holder
+from portfree.context import Context, Neighbour, Phase
+from portfree.holder import Holder, SessionFolder, roots
+from portfree.origin import needs_neighbours
 from portfree.ports import Port
-from portfree.report import Scope
-from portfree.system.boundary import CI_JOB_IDS, KEPT_VARIABLES, Pin, Process, Socket, System
-from portfree.verdict import Context, Neighbour, Phase
+from portfree.report import Scope, Verdict
+from portfree.system.boundary import (
+    CI_JOB_IDS,
+    KEPT_VARIABLES,
+    Lock,
+    Pin,
+    Process,
+    Socket,
+    System,
+)
 
 # Another program's probe of the port (and every portfree that runs at the same time) looks like a
 # holder for some microseconds. Who has the same socket this much later is no probe.
@@ -21,6 +32,9 @@ BELIEVED_AFTER = 0.005
 # A probe that has lost its turn on a crowded machine keeps the port for longer. It never listens,
 # and servers hardly ever only bind, but for those of UDP: so to wait for these costs few anything.
 _BOUND_BELIEVED_AFTER = 0.05
+
+# Where tmp_path lies (_pytest/tmpdir.py): TMPDIR/pytest-of-USER/pytest-NUMBER.
+_SESSION_FOLDER = re.compile(r".*[/\\]pytest-of-[^/\\]+[/\\]pytest-\d+(?=[/\\]|$)")
 
 
 class Survey:
@@ -148,22 +162,75 @@ def _look(system: System, ports: Collection[Port]) -> Survey:
 def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: bool) -> Holder:
     system = reader.system
     process, lineage = reader.lineage(process)
+    project, repository = _place_of(process.cwd)
     holder = Holder(
         process=process,
         sockets=frozenset(sockets),
         lineage=lineage,
         pinned=pinned,
-        project=project_of(process.cwd),
+        project=project,
+        repository=repository,
+        folder=_session_folder(reader, process.cwd),
         user=system.user(process.owner),
     )
+    copy = next((p for p in holder.upward() if p.forked), None)
+    if copy is not None and copy.session:
+        holder = holder._replace(leader=reader.process(copy.session))
     run = runs.elements(holder.mark(runs.RUN_ID))
-    engine = ""
-    if process.container or names.is_container_engine(process):
+    engine: str | None = ""
+    if sockets and (process.container or names.is_container_engine(process)):
         engine = system.container_behind(process, min(holder.ports))
     return holder._replace(
         live_runs=frozenset(element for element in run if runs.alive(element, system)),
         engine=engine,
     )
+
+
+def _session_folder(reader: Reader, cwd: str | None) -> SessionFolder | None:
+    """The base temporary folder of pytest that a directory lies in, and who has locked it."""
+    found = _SESSION_FOLDER.match(cwd or "")
+    if found is None:
+        return None
+    path = found[0]
+    try:
+        lock = reader.system.lock(path)
+    except OSError:  # it cannot be told: somebody may have locked it
+        return SessionFolder(path, exists=True, lock=Lock(0, 0.0), hidden=True)
+    if isinstance(lock, bool):
+        return SessionFolder(path, exists=lock)
+    owner = reader.process(lock.pid)
+    if owner is not None and owner.zombie:
+        return SessionFolder(path, exists=True, lock=lock)
+    hidden = owner is None and reader.system.exists(lock.pid)
+    return SessionFolder(path, exists=True, lock=lock, process=owner, hidden=hidden)
+
+
+def with_users(system: System, seen: Survey, verdicts: Mapping[int, Verdict]) -> bool:
+    """Find out who has a connection with those that would be stopped as orphans; False if nobody.
+
+    Only these are asked, for it takes a look at all processes to know the far ends.
+    """
+    reader = Reader(system)
+    seen.holders = tuple(
+        holder._replace(users=_users(reader, holder))
+        if verdicts[holder.pid].rule == "orphan"
+        else holder
+        for holder in seen.holders
+    )
+    return any(holder.users for holder in seen.holders)
+
+
+def _users(reader: Reader, holder: Holder) -> tuple[Holder, ...]:
+    # What the holder has started itself uses it as a part of the same server.
+    found = []
+    listening = [socket.id for socket in holder.sockets if not socket.of_itself]
+    for pid in sorted(reader.system.peers(holder.pid, but=listening)):
+        process = reader.process(pid)
+        if process is not None and not process.zombie:
+            user = _holder(reader, process, set(), pinned=False)
+            if not user.descends_from(holder.process):
+                found.append(user)
+    return tuple(found)
 
 
 class Reader:
@@ -212,6 +279,8 @@ def context_for(
     scope: Scope,
     phase: Phase,
     ending: str | None = None,
+    began: float | None = None,
+    quiet: Collection[Port] = (),
 ) -> Context:
     """Who asks, and what else goes on, as far as the verdict on these holders needs it."""
     reader = Reader(system)
@@ -234,40 +303,45 @@ def context_for(
         phase=phase,
         owners=_owners(system, me),
         privileged=system.privileged,
+        time=time.time(),
         home=str(_home()),
         project=project_of(_cwd()),
         # sudo wipes the environment, but our ancestors still have theirs.
         run=runs.elements(inherited(runs.RUN_ID)),
         ending=ending,
+        began=began,
+        quiet=frozenset(quiet),
         jobs={name: inherited(name) for name in CI_JOB_IDS if inherited(name)},
         unit=me.unit,
-        neighbours=_neighbours(reader, chain) if any(map(_is_marked, holders)) else (),
+        neighbours=_neighbours(reader, chain, holders),
         main_service=_main_service(reader, chain) if holders else frozenset(),
     )
 
 
-def _is_marked(holder: Holder) -> bool:
-    """Whether it may have been born in a test or a CI job: it, or an ancestor, whose marks count
-    where its own were wiped, bears a mark, or its own cannot be read.
-    """
-    return not holder.process.complete or any(process.marks for process in holder.upward())
-
-
 def project_of(folder: str | None) -> str | None:
-    """The nearest folder, from *folder* upwards, that has a pyproject.toml or a .git.
+    """The repository above a directory or, without one, the nearest folder with a pyproject.toml.
 
     Never the root or a home directory, for then every process would be in our project.
     """
+    return _place_of(folder)[0]
+
+
+def _place_of(folder: str | None) -> tuple[str | None, str | None]:
+    """The project that a directory lies in, and the repository if that is one."""
     if folder is None:
-        return None
+        return None, None
     homes = {_home(), *_homes_of_users()}
+    project = None
     for place in (Path(folder), *Path(folder).parents):
         if place in homes or place == Path(place.anchor):
-            return None
+            break
         # os.path rather than Path: it takes a folder that we may not look into for one without.
-        if os.path.exists(place / "pyproject.toml") or os.path.exists(place / ".git"):  # noqa: PTH110
-            return str(place)
-    return None
+        # The .git of a worktree or a submodule is a file.
+        if os.path.exists(place / ".git"):  # noqa: PTH110
+            return str(place), str(place)
+        if project is None and os.path.exists(place / "pyproject.toml"):  # noqa: PTH110
+            project = str(place)
+    return project, None
 
 
 def _home() -> Path:
@@ -309,15 +383,26 @@ def _sudo_uid() -> set[int]:
     return {int(caller)} if caller.isascii() and caller.isdigit() else set()
 
 
-def _neighbours(reader: Reader, ours: Collection[Process]) -> tuple[Neighbour, ...]:
-    """The live test runners and CI agents, and who carries a CI job's id; without us."""
+def _neighbours(
+    reader: Reader, ours: Collection[Process], holders: Collection[Holder]
+) -> tuple[Neighbour, ...]:
+    """Who may have started these holders: the live test runners and CI agents, who carries a CI
+    job's id, and who has the command line of one that was forked; without us.
+    """
+    unclear = [holder for holder in roots(holders) if needs_neighbours(holder)]
+    if not unclear:
+        return ()
     own = {process.pid for process in ours}
+    forked = {h.process.argv for h in unclear if h.process.forked and h.process.argv}
     found = []
     for process in _everybody(reader):
-        interesting = names.is_test_runner(process) or names.is_ci_agent(process)
-        if process.pid not in own and (
-            interesting or any(job in process.marks for job in CI_JOB_IDS)
-        ):
+        interesting = (
+            names.is_test_runner(process)
+            or names.is_ci_agent(process)
+            or any(job in process.marks for job in CI_JOB_IDS)
+            or (process.argv in forked and not process.forked)
+        )
+        if interesting and process.pid not in own:
             process, lineage = reader.lineage(process)
             found.append(Neighbour(process, lineage, project_of(process.cwd)))
     return tuple(found)

@@ -59,7 +59,7 @@ def tox_add_env_config(env_conf: EnvConfigSet, state: State) -> None:  # noqa: A
     """Give every environment our keys."""
     add = env_conf.add_config
     add("free_ports", list[str], [], "ports to free before the commands and after them")
-    add("free_ports_scope", str | None, None, "whom to stop for that: orphans, mine or any")
+    add("free_ports_scope", str | None, None, "whom to stop: orphans, project, mine or any")
     add("free_ports_grace", float | None, None, "seconds that a server gets to shut down")
     add("free_ports_wait", float | None, None, "seconds to wait for a live run to give a port up")
     add("free_ports_on_busy", str | None, None, "what if a port stays busy: warn or fail")

@@ -8,88 +8,27 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from portfree import names, runs
-from portfree.holder import Holder, launcher, leader, named, roots, same, was_left
+from portfree import names, runs, text
+from portfree.context import Context
+from portfree.holder import Holder, launcher, leader, named, roots, same
+from portfree.origin import (
+    Origin,
+    asks_to_stay,
+    birth,
+    foreign_runs,
+    is_siblings,
+    may_be_for_this_run,
+    origin_of,
+)
 from portfree.ports import argument
-from portfree.report import Scope, Verdict
-from portfree.system.boundary import CI_JOB_IDS, MARKS, NOTHING, XDIST_WORKER, Process
-
-Phase = Literal["call", "before", "after"]
-"""When portfree acts: because somebody called it, or as a hook, before or after a run."""
-
-_BORN_IN_A_TEST = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "NOX_CURRENT_SESSION", "TOX_ENV_DIR")
+from portfree.report import Verdict
+from portfree.system.boundary import Process
 
 _CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
-
-
-class Neighbour(NamedTuple):
-    """A live test runner or CI agent, or a process that carries a CI job's id; neither the caller
-    nor one of its ancestors.
-    """
-
-    process: Process
-    lineage: tuple[Process, ...] = ()
-    project: str | None = None
-
-
-class Context(NamedTuple):
-    """Who asks, and what else is going on: all that the rules know besides the holder."""
-
-    caller: Process
-    lineage: tuple[Process, ...] = ()
-    """The caller's ancestors, parent first."""
-    platform: str = "linux"
-    """`sys.platform`."""
-    scope: Scope = "orphans"
-    phase: Phase = "call"
-    owners: frozenset[int | str] = frozenset()
-    """The users that count as us: our own, and under sudo the one who called it."""
-    privileged: bool = False
-    """Whether the kernel lets us signal everybody."""
-    home: str = ""
-    project: str | None = None
-    """The project we work in: the nearest folder with a pyproject.toml or a .git above the working
-    directory; never the root or the home directory, which would make everything ours."""
-    run: tuple[str, ...] = ()
-    """The elements of the run id that we live in."""
-    ending: str | None = None
-    """The element of the run that is being ended."""
-    jobs: Mapping[str, str] = NOTHING
-    """The CI job ids that we carry."""
-    unit: str | None = None
-    """The service that we run in."""
-    neighbours: tuple[Neighbour, ...] = ()
-    main_service: frozenset[int] = frozenset()
-    """The pids of our container's main service, if we entered it from outside."""
-
-    @property
-    def ours(self) -> tuple[Process, ...]:
-        """The caller and its ancestors."""
-        return (self.caller, *self.lineage)
-
-    def is_ours(self, process: Process) -> bool:
-        return any(same(process, own) for own in self.ours)
-
-    @property
-    def xdist_controller(self) -> Process | None:
-        """In a worker of pytest-xdist, the process that started it and its siblings."""
-        if XDIST_WORKER not in self.caller.marks:
-            return None
-        return next((p for p in self.lineage if names.is_test_runner(p)), None)
-
-    def path(self, path: str | None) -> str:
-        """A directory as messages name it."""
-        if path is None:
-            return "a directory that cannot be read"
-        if self.home and (
-            path == self.home or path.startswith((f"{self.home}/", f"{self.home}\\"))
-        ):
-            return "~" + path[len(self.home) :]
-        return path
 
 
 class Supervisor(NamedTuple):
@@ -101,7 +40,13 @@ class Supervisor(NamedTuple):
 
 def judge(holder: Holder, context: Context) -> Verdict:
     """The verdict on one holder."""
+    holder = with_origin(holder, context)
     return next(verdict for rule in RULES if (verdict := rule(holder, context)))
+
+
+def with_origin(holder: Holder, context: Context) -> Holder:
+    """The holder, and where it was born."""
+    return holder._replace(origin=origin_of(holder, context))
 
 
 def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]:
@@ -170,6 +115,10 @@ def _supervisor_as_holder(new: Holder, at: int) -> Holder:
     return above._replace(live_runs=new.live_runs | unasked)
 
 
+def _runs(holder: Holder) -> tuple[str, ...]:
+    return runs.elements(holder.mark(runs.RUN_ID))
+
+
 # The rules, in order. Each gives its verdict, or None where it has nothing to say.
 
 
@@ -184,7 +133,7 @@ def _self(holder: Holder, context: Context) -> Verdict | None:
             reason = f"held by this very process ({who})"
         else:
             reason = f"held by an ancestor of this very process ({who})"
-    elif _is_siblings(holder, context):
+    elif is_siblings(holder, context):
         reason = f"held by this test run itself ({who}, by way of pytest-xdist)"
     else:
         return None
@@ -194,38 +143,22 @@ def _self(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("keep", "self", reason, protected.instead if protected else instead)
 
 
-def _is_siblings(holder: Holder, context: Context) -> bool:
-    """Whether it belongs to our xdist controller, and to none of its workers but another one."""
-    controller = context.xdist_controller
-    if controller is None or holder.descends_from(context.caller):
-        return False
-    if holder.descends_from(controller):
-        return True
-    # A worker's server that has been daemonised descends from nobody, but bears the worker's name.
-    # What was there before our controller, or was born in another run, comes from other workers.
-    worker = holder.mark(XDIST_WORKER)
-    return (
-        worker not in ("", context.caller.marks[XDIST_WORKER])
-        and _older(controller, holder.process)
-        and not _foreign_runs(holder, context)
-    )
-
-
 def _own_run(holder: Holder, context: Context) -> Verdict | None:
     if names.is_container_engine(holder.process):
         return None  # podman's descend from who called it, and end with their container
-    known = not _unread(holder, context)
-    if (
-        known
-        and context.ending
-        and context.ending in runs.elements(holder.process.marks.get(runs.RUN_ID, ""))
-    ):
-        return Verdict("stop", "own-run", _born(holder, "started in this run"))
-    foreign = _foreign_runs(holder, context)
+    origin = holder.origin
+    unread = _unread(holder, context)
+    begins = context.phase == "before"
+    if origin and origin.ours and not (begins or unread or _may_stay(holder, context)):
+        came_up = "it came up during this run, on a port that was free before, by itself"
+        why = came_up if origin.evidence == "arrival" else "started in this run"
+        return Verdict("stop", "own-run", birth(holder) or why)
+    foreign = foreign_runs(holder, context)
     if holder.live_runs.intersection(foreign):
         return None  # it descends from us by way of a run that goes on: rule live-run
     # What was born in a run that has ended is not for this one: nox opens one after the other.
-    if context.phase == "before" and not foreign and _may_be_for_this_run(holder, context):
+    ended = origin is not None and origin.state == "ended" and origin.evidence != "mark"
+    if begins and not foreign and not ended and may_be_for_this_run(holder, context):
         return Verdict(
             "keep",
             "own-run",
@@ -234,20 +167,17 @@ def _own_run(holder: Holder, context: Context) -> Verdict | None:
         )
     # Where one run surrounds another in the same process, descent does not tell them apart.
     if (
-        known
+        not unread
         and holder.descends_from(context.caller)
-        and not (context.phase == "after" and _surrounding_here(context))
+        and not (context.phase == "after" and context.surrounded_here)
+        and not _may_stay(holder, context)
     ):
-        return Verdict("stop", "own-run", _born(holder, "started by this very process"))
+        return Verdict("stop", "own-run", birth(holder) or "started by this very process")
     return None
 
 
-def _may_be_for_this_run(holder: Holder, context: Context) -> bool:
-    # What was started after us, in a test, and has been adopted since: a conftest.py, say, has
-    # daemonised it while it was imported.
-    return holder.descends_from(context.caller) or (
-        _born_in_a_test(holder) and _older(context.caller, holder.process)
-    )
+def _may_stay(holder: Holder, context: Context) -> bool:
+    return context.scope == "orphans" and bool(asks_to_stay(holder, context))
 
 
 def _container(holder: Holder, context: Context) -> Verdict | None:
@@ -259,6 +189,14 @@ def _container(holder: Holder, context: Context) -> Verdict | None:
         tie = "published by" if publishes else "runs in"
         stop = f"{engine} stop {shlex.quote(holder.engine.split()[0])}"
         return Verdict("keep", "container", f"{tie} container {holder.engine}", stop)
+    if publishes and holder.engine is None and names.program(process) == "docker-proxy":
+        return Verdict(
+            "keep",
+            "container",
+            f"{named(process)} publishes the port for a container that {engine} does not know (any "
+            "more)",
+            f"{engine} ps -a names those that are stopped; if it is gone: sudo kill {process.pid}",
+        )
     if publishes:
         port = argument(min(holder.ports)) if holder.ports else "PORT"
         # Podman knows no such filter, and says "is an invalid filter".
@@ -330,11 +268,6 @@ def _protected(holder: Holder, context: Context) -> Verdict | None:
     ):
         what = "AirPlay Receiver of macOS"
         instead = "System Settings, General, AirDrop & Handoff: turn AirPlay Receiver off"
-    elif names.is_forwarder(process):
-        what, instead = (
-            "it forwards the port to another machine",
-            "end the forwarding where it was started",
-        )
     elif names.is_editor_helper(process):
         what = "it belongs to an editor, which may be forwarding the port"
         instead = "close the port in the editor's list of forwarded ports"
@@ -365,7 +298,8 @@ def _unread(holder: Holder, context: Context) -> str:
         return "whose it is could not be read"
     # macOS shows the environment of hardly any process: there rule live-run makes allowance for it.
     if not holder.process.complete and context.platform != "darwin":
-        return "its environment could not be read, so that it may belong to a run that goes on"
+        hides = " (it is yours, and hides)" if holder.process.owner in context.owners else ""
+        return f"its environment could not be read{hides}, so that it may belong to a live run"
     return ""
 
 
@@ -389,137 +323,56 @@ def _in_reach(holder: Holder, context: Context) -> bool:
 
 
 def _live_run(holder: Holder, context: Context) -> Verdict | None:
-    if context.scope == "any":
+    origin = holder.origin
+    if context.scope == "any" or origin is None or origin.state != "live" or origin.ours:
         return None
-    for run in _foreign_runs(holder, context):
-        if run in holder.live_runs:
-            runner = next((p for p in holder.lineage if _is_runner(p)), None)
-            return _in_use(runner, holder, context, f"another run (pid {run.split('.')[0]})")
-    if surrounding := _in_surrounding_run(holder, context):
-        return surrounding
-    runner = next((p for p in holder.upward() if _is_runner(p)), None)
-    if runner is not None and not context.is_ours(runner):
-        return _in_use(runner, holder, context)
-    for variable in CI_JOB_IDS:
-        job = holder.mark(variable)
-        if job and job != context.jobs.get(variable) and _may_live(variable, job, context):
-            return _in_use(None, holder, context, f"another CI job ({variable} {job})")
-    if runner is not None and _is_in_another_step(holder, runner, context):
-        return _in_use(None, holder, context, "another step of this CI job, which goes on")
-    # A run that has ended tells who has left it. One that is ours too, or none, tells nothing.
-    told = bool(_foreign_runs(holder, context))
-    born = _born_in_a_test(holder) or not holder.process.complete
-    # A runner that is the first process of a container adopts what other runners have started.
-    adopted = runner is None or runner.pid == 1
-    if adopted and born and not told:
-        for neighbour in context.neighbours:
-            if _may_have_started(neighbour, holder):
-                return _in_use(neighbour.process, holder, context)
-    return None
+    return _in_use(origin, holder, context)
 
 
-def _in_surrounding_run(holder: Holder, context: Context) -> Verdict | None:
-    """For a hook: keep what belongs to the live run that surrounds its own (pytest in pytest)."""
-    if context.phase == "call":
-        return None
-    born_in = _runs(holder)
-    if born_in:
-        # What was born further in, in a run that has ended, was left there.
-        surrounds = not _foreign_runs(holder, context) and born_in[-1] in holder.live_runs
-        return _in_use(None, holder, context, "the run around this one") if surrounds else None
-    if _surrounding_here(context) and (
-        holder.descends_from(context.caller) or _may_be_for_this_run(holder, context)
-    ):
-        return _in_use(context.caller, holder, context)
-    # A conftest.py that is imported before a run begins gives its servers no id.
-    if holder.mark("PYTEST_VERSION") and not holder.test:
-        for process in context.lineage:
-            older = _older(process, holder.process) and not _older(context.caller, holder.process)
-            if older and names.is_pytest(process):
-                return _in_use(process, holder, context)
-    return None
-
-
-def _surrounding_here(context: Context) -> bool:
-    """Whether the run that ends or begins lies within another one of the same process."""
-    return any(element.split(".")[0] == str(context.caller.pid) for element in context.run)
-
-
-def _is_in_another_step(holder: Holder, runner: Process, context: Context) -> bool:
-    """Whether our own CI agent runs it in a step beside ours (``background: true``).
-
-    What a step that is over has left behind was adopted, and descends from no agent any more.
-    """
-    if not names.is_ci_agent(runner):
-        return False
-    chain = list(holder.upward())
-    at = chain.index(runner)
-    return at > 0 and not any(context.is_ours(process) for process in chain[:at])
-
-
-def _is_runner(process: Process) -> bool:
-    return names.is_test_runner(process) or names.is_ci_agent(process)
-
-
-def _runs(holder: Holder) -> tuple[str, ...]:
-    return runs.elements(holder.mark(runs.RUN_ID))
-
-
-def _foreign_runs(holder: Holder, context: Context) -> tuple[str, ...]:
-    """The runs that it was born in and we were not, outermost first."""
-    return runs.beyond(_runs(holder), context.run)
-
-
-def _may_live(variable: str, job: str, context: Context) -> bool:
-    """Whether a CI job may be going on.
-
-    False must mean that it has ended: nobody who descends from a CI agent carries its id, and no
-    agent is at work but those that we descend from ourselves.
-    """
-    return any(
-        (names.is_ci_agent(near.process) and not names.is_idle_agent(near.process))
-        or (near.process.marks.get(variable) == job and any(map(names.is_ci_agent, near.lineage)))
-        for near in context.neighbours
-    )
-
-
-def _may_have_started(neighbour: Neighbour, holder: Holder) -> bool:
-    """Whether an unrelated test runner may be the one that started an adopted holder."""
-    return (
-        names.is_test_runner(neighbour.process)
-        and _older(neighbour.process, holder.process)
-        # A server that has gone to / or to a temporary directory does not tell its project.
-        and (holder.project is None or holder.project == neighbour.project)
-    )
-
-
-def _in_use(runner: Process | None, holder: Holder, context: Context, what: str = "") -> Verdict:
-    who = named(runner) if runner else what
+def _in_use(origin: Origin, holder: Holder, context: Context) -> Verdict:
+    runner = origin.runner
     cwd = (runner.cwd if runner else None) or holder.process.cwd
+    who = origin.run
+    if runner is not None and origin.alone:
+        age = f", {text.age(context.time - runner.started)} old" if runner.started else ""
+        who = f"{who.removesuffix(')')}, adopted{age}: nobody waits for its result)"
+    reason = f"in use by {who} in {context.path(cwd)}"
     return Verdict(
         "keep",
         "live-run",
-        f"in use by {who} in {context.path(cwd)}",
+        reason,
         "wait until that is done (--wait SECONDS), or give one of the two another port; "
         f"to stop it all the same: portfree --scope any {_ports(holder)}",
     )
 
 
 def _left_behind(holder: Holder, context: Context) -> Verdict | None:
-    foreign = _foreign_runs(holder, context)
-    if holder.live_runs.intersection(foreign):
+    origin = holder.origin
+    if origin is None or origin.state != "ended" or _may_stay(holder, context):
         return None
-    for mark in MARKS:
-        if mark == runs.RUN_ID and not foreign:
-            continue  # an id that is ours too proves nothing
-        if was_left(holder, mark):
-            return Verdict(
-                "stop", "left-behind", _born(holder, "the run that started it has ended")
-            )
-    return None
+    return Verdict("stop", "left-behind", origin.why)
 
 
 def _service(holder: Holder, context: Context) -> Verdict | None:
+    return _managed(holder, context) or _unit(holder, context)
+
+
+def _managed(holder: Holder, context: Context) -> Verdict | None:
+    """A process manager serves several projects, and starts again what is stopped."""
+    manager = next(filter(names.process_manager, holder.upward()), None)
+    if manager is None or context.is_ours(manager):
+        return None
+    if manager.pid == holder.pid:
+        reason = f"{named(manager)} is a process manager, which may serve other projects too"
+        return Verdict("keep", "service", reason, names.manager_advice(manager, None))
+    # Its child is the program that it knows by a name, whatever that has started.
+    chain = list(holder.upward())
+    app = chain[chain.index(manager) - 1]
+    reason = f"{named(manager)} looks after it, and would start it again"
+    return Verdict("keep", "service", reason, names.manager_advice(manager, app))
+
+
+def _unit(holder: Holder, context: Context) -> Verdict | None:
     process, unit = holder.process, holder.process.unit
     if unit is None or unit == context.unit:
         return None
@@ -546,11 +399,24 @@ def _service(holder: Holder, context: Context) -> Verdict | None:
 def _orphan(holder: Holder, context: Context) -> Verdict | None:
     if not _in_project(holder, context) or launcher(holder) is not None:
         return None
-    if names.is_multiplexer(holder.process):
+    if names.is_multiplexer(holder.process) or names.is_forwarder(holder.process):
         return None  # it is meant to outlive who started it
+    if _may_stay(holder, context) or _user_at_work(holder, context):
+        return None
     return Verdict(
         "stop", "orphan", f"nobody looks after it, and it runs in {context.path(context.project)}"
     )
+
+
+def _user_at_work(holder: Holder, context: Context) -> Holder | None:
+    """Who has a connection with it, works in our project, and is looked after: a debugger's adapter
+    forks away on purpose, and looks like an orphan.
+    """
+    for user in holder.users:
+        at_work = _in_project(user, context) and launcher(user) is not None
+        if at_work and not context.is_ours(user.process):
+            return user
+    return None
 
 
 def _in_project(holder: Holder, context: Context) -> bool:
@@ -558,35 +424,77 @@ def _in_project(holder: Holder, context: Context) -> bool:
     if cwd is None or project is None or project == context.home:
         return False
     place = PurePath(project)
-    return place != PurePath(place.anchor) and PurePath(cwd).is_relative_to(place)
+    if place == PurePath(place.anchor) or not PurePath(cwd).is_relative_to(place):
+        return False
+    # A repository below ours (a worktree, a clone, a submodule) is another project.
+    return holder.repository is None or place.is_relative_to(holder.repository)
 
 
 def _mine(holder: Holder, context: Context) -> Verdict | None:
-    if context.scope == "orphans":
+    if context.scope == "orphans" or names.is_interactive_ssh(holder.process):
         return None
     starter = launcher(holder)
     by = f"started by {starter}" if starter else "nobody looks after it"
+    if context.scope == "project":
+        if not _in_project(holder, context):
+            return None
+        by += f", it runs in {context.path(context.project)}"
     return Verdict("stop", "mine", f"{by}, and scope {context.scope} takes it in")
 
 
 def _attended(holder: Holder, context: Context) -> Verdict:
     process = holder.process
+    return Verdict("keep", "attended", _why_kept(holder, context), _how_to_stop(holder, process))
+
+
+def _how_to_stop(holder: Holder, process: Process) -> str:
+    if names.is_interactive_ssh(process):
+        return "end that session, or give the tests another port"
+    if process.stopped and process.terminal:
+        return (
+            f"at {process.terminal}: fg to go on with it, or kill %1 if it is the only job; "
+            f"or: portfree {_ports(holder)}"
+        )
+    return f"stop it there, or: portfree {_ports(holder)}"
+
+
+def _why_kept(holder: Holder, context: Context) -> str:
+    process = holder.process
     starter = launcher(holder)
     where = context.path(process.cwd)
+    if names.is_interactive_ssh(process):
+        return f"{named(process)} is a session that somebody works in, started in {where}"
+    if process.stopped:
+        at = f" at {process.terminal}" if process.terminal else ""
+        by = f", started by {starter}" if starter else ""
+        return f"it is suspended (Ctrl-Z{at}){by}, in {where}"
     if starter:
-        reason = f"started by {starter} in {where}"
-    elif _in_project(holder, context):
-        reason = f"{named(process)} is meant to run on by itself, and runs in {where}"
-    elif context.project is None:
-        reason = (
-            f"nobody looks after it, but it runs in {where}, and we are in no project: "
-            "there is no pyproject.toml or .git here or above"
+        return f"started by {starter} in {where}"
+    # Nobody looks after it. That alone is no proof that nobody needs it: say what else is missing.
+    lone = f"nobody looks after it any more, but it runs in {where}"
+    if asked := asks_to_stay(holder, context):
+        return f"it asks to be left running ({asked})"
+    if user := _user_at_work(holder, context):
+        return f"{named(user.process)}, which is looked after, is connected to it, in {where}"
+    if names.is_forwarder(process):
+        return (
+            f"{named(process)} forwards the port to another machine, as it was told to in {where}"
         )
-    else:
-        reason = (
-            f"nobody looks after it, but it runs in {where}, not in {context.path(context.project)}"
+    if _in_project(holder, context):
+        return f"{named(process)} is meant to run on by itself, and runs in {where}"
+    if names.opens_no_ports(process):
+        return f"{named(process)} has inherited the socket of a server that ended, in {where}"
+    if context.project is None:
+        return (
+            f"{lone}, and we are in no project: there is no pyproject.toml or .git here or above, "
+            "so nothing tells that it is ours to stop"
         )
-    return Verdict("keep", "attended", reason, f"stop it there, or: portfree {_ports(holder)}")
+    if holder.repository and PurePath(holder.repository).is_relative_to(context.project):
+        return f"{lone}, which is a repository of its own below {context.path(context.project)}"
+    return (
+        f"{lone}, outside of {context.path(context.project)}, and nothing shows that a test run "
+        "has left it"
+    )
 
 
 RULES: tuple[Callable[[Holder, Context], Verdict | None], ...] = (
@@ -603,24 +511,6 @@ RULES: tuple[Callable[[Holder, Context], Verdict | None], ...] = (
     _mine,
     _attended,
 )
-
-
-def _born_in_a_test(holder: Holder) -> bool:
-    return any(holder.mark(mark) for mark in _BORN_IN_A_TEST)
-
-
-def _born(holder: Holder, otherwise: str) -> str:
-    if holder.test:
-        return f"started in {holder.test}"
-    if session := holder.mark("NOX_CURRENT_SESSION"):
-        return f"started in nox session {session}"
-    if folder := holder.mark("TOX_ENV_DIR"):
-        return f"started in tox environment {PurePath(folder).name}"
-    return otherwise
-
-
-def _older(one: Process, other: Process) -> bool:
-    return one.start <= other.start
 
 
 def _ports(holder: Holder) -> str:

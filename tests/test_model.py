@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
     from fake import Actor
     from figures import Figures
+    from portfree.context import Phase
     from portfree.ports import Port
     from portfree.report import HolderReport, Report, Scope
     from portfree.system.boundary import Signal
-    from portfree.verdict import Phase
-    from world import Behaviour, Deed, Kind, Place
+    from world import Bare, Behaviour, Deed, Kind, Place
 
 __all__ = ["unmarked"]
 
@@ -58,14 +58,17 @@ LAST_TRIES = 0.11
 QUESTIONS = ("bind", "sockets", "owners", "holds", "process", "pids", "pin", "wait")
 
 seconds = st.sampled_from([0.0, 0.001, 0.004, 0.02, 0.3, 0.6, 1.4])
-places = st.sampled_from(["ours", "other", "none"])
+places = st.sampled_from(["ours", "nested", "other", "temporary", "none"])
+bares = st.sampled_from(["", "", "wiped", "dropped"])
 deeds = st.sampled_from(
     [
         *("die", "let go", "fork", "exec", "recycle", "replace"),
         *("refuse", "hide", "unpin", "hide facts"),
     ]
 )
-launchers = st.sampled_from(["terminal", "wrapper", "launcher", "runner", "agent", "multiplexer"])
+launchers = st.sampled_from(
+    ["terminal", "wrapper", "launcher", "runner", "runner", "agent", "multiplexer", "manager"]
+)
 behaviours = st.sampled_from(["obeys", "slow", "needs INT", "needs KILL", "immortal", "drains"])
 
 
@@ -119,7 +122,7 @@ class Machine(RuleBasedStateMachine):
         parent=beings,
         kinds=st.lists(launchers, min_size=1, max_size=3),
         place=places,
-        wiped=st.booleans(),
+        bare=bares,
         gives_id=st.booleans(),
     )
     def start(
@@ -127,7 +130,7 @@ class Machine(RuleBasedStateMachine):
         parent: Being,
         kinds: list[Kind],
         place: Place,
-        wiped: bool,  # noqa: FBT001
+        bare: Bare,
         gives_id: bool,  # noqa: FBT001
     ) -> MultipleResults[Being]:
         """One starts the next."""
@@ -135,9 +138,7 @@ class Machine(RuleBasedStateMachine):
         for kind in kinds:
             self.world.let_time_pass(0.05)
             above = self._living(started[-1])
-            started.append(
-                self.world.start(kind, above, place=place, wiped=wiped, gives_id=gives_id)
-            )
+            started.append(self.world.start(kind, above, place=place, bare=bare, gives_id=gives_id))
         return multiple(*started[1:])
 
     @rule(
@@ -145,23 +146,27 @@ class Machine(RuleBasedStateMachine):
         parent=beings,
         port=st.sampled_from(PORTS),
         place=places,
-        wiped=st.booleans(),
+        bare=bares,
         behaviour=behaviours,
         daemon=st.booleans(),
+        stays=st.sampled_from([False, False, False, True]),
     )
     def serve(
         self,
         parent: Being,
         port: Port,
         place: Place,
-        wiped: bool,  # noqa: FBT001
+        bare: Bare,
         behaviour: Behaviour,
         daemon: bool,  # noqa: FBT001
+        stays: bool,  # noqa: FBT001
     ) -> Being:
         self.world.let_time_pass(0.05)
         parent = self._living(parent)
         between = self.world.start("wrapper", parent, place=place) if daemon else parent
-        server = self.world.start("server", between, place=place, wiped=wiped, behaviour=behaviour)
+        server = self.world.start(
+            "server", between, place=place, bare=bare, behaviour=behaviour, stays=stays
+        )
         self.world.listen(server, port)
         if daemon:
             between.actor.end()
@@ -169,7 +174,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         target=beings,
-        kind=st.sampled_from(["service", "system", "engine", "contained", "server", "multiplexer"]),
+        kind=st.sampled_from(
+            ["service", "system", "engine", "contained", "server", "multiplexer", "manager"]
+        ),
         owner=st.sampled_from([0, SOMEBODY, 1000]),
         port=st.sampled_from(PORTS),
         place=places,
@@ -186,7 +193,7 @@ class Machine(RuleBasedStateMachine):
         port=st.sampled_from(PORTS),
         place=places,
         delay=seconds,
-        wiped=st.booleans(),
+        bare=bares,
     )
     def supervise(
         self,
@@ -194,17 +201,47 @@ class Machine(RuleBasedStateMachine):
         port: Port,
         place: Place,
         delay: float,
-        wiped: bool,  # noqa: FBT001
+        bare: Bare,
     ) -> MultipleResults[Being]:
         self.world.let_time_pass(0.05)
         supervisor = self.world.start("launcher", self._living(parent), place=place)
-        server = self.world.supervise(supervisor, port, delay=delay, wiped=wiped)
+        server = self.world.supervise(supervisor, port, delay=delay, bare=bare)
         return multiple(supervisor, server)
 
     @rule(being=beings, port=st.sampled_from([*PORTS, NEVER_ASKED]), connected=st.booleans())
     def listen(self, being: Being, port: Port, connected: bool) -> None:  # noqa: FBT001
         if being.alive:
             self.world.listen(being, port, connected=connected)
+
+    @rule(target=beings, being=beings, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2]))
+    def serve_by_fork(self, being: Being, port: Port, times: int) -> Being:
+        """As multiprocessing does it: once, or twice to become a daemon."""
+        being = self._living(being)
+        if being is self.world.init:
+            return being
+        self.world.let_time_pass(0.05)
+        copies = [being]
+        for _ in range(times):
+            copies.append(self.world.fork(copies[-1]))
+        self.world.listen(copies[-1], port)
+        for between in copies[1:-1]:
+            between.actor.end()
+        return copies[-1]
+
+    @rule(one=beings, other=beings)
+    def connect(self, one: Being, other: Being) -> None:
+        if one is not other:
+            self.world.connect(one, other)
+
+    @rule(being=beings)
+    def its_run_ends(self, being: Being) -> None:
+        for above in being.births():
+            self.world.end_well(above)
+
+    @rule(being=beings)
+    def the_folder_of_its_run_is_removed(self, being: Being) -> None:
+        if being.run is not None and not being.run.alive:
+            self.world.system.locks.pop(self.world._temporary(being.run), None)
 
     @rule(giver=beings, taker=beings)
     def share(self, giver: Being, taker: Being) -> None:
@@ -244,6 +281,10 @@ class Machine(RuleBasedStateMachine):
         element = f"{caller.pid}.{caller.process.start}.{len(self.world.ended):x}"
         outer = os.environ.get(runs.RUN_ID)
         self.world.own_run = f"{outer}/{element}" if outer else element
+        self.world.began = self.world.system.now()
+        held = {socket.port for socket in self.world.system.kernel.values()}
+        self.quiet = frozenset(PORTS) - held
+        self.began = self.world.system.moment()
         runs.OPEN_HERE.add(element)
         os.environ[runs.RUN_ID] = self.world.own_run
 
@@ -260,7 +301,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         ports=st.frozensets(st.sampled_from(PORTS), min_size=1),
-        scope=st.sampled_from(["orphans", "orphans", "mine", "any"]),
+        scope=st.sampled_from(["orphans", "orphans", "project", "mine", "any"]),
         grace=st.sampled_from([0.0, 0.2, 1.0]),
         wait=st.sampled_from([0.0, 0.0, 0.7]),
         dry_run=st.sampled_from([False, False, False, True]),
@@ -315,6 +356,8 @@ class Machine(RuleBasedStateMachine):
             dry_run=dry_run,
             phase=phase,
             ending=ending,
+            began=self.began if ending else None,
+            quiet=self.quiet if ending else (),
         )
         system.witness, system.watch = lambda *_: None, lambda *_: None
         self.interruptions.clear()
@@ -338,7 +381,9 @@ class Machine(RuleBasedStateMachine):
             for port in ask.ports
             if (holders := world.holders(port))
             and all(
-                world.plain_orphan(b) or (ask.scope != "orphans" and world.plainly_mine(b))
+                world.plain_orphan(b)
+                or world.plainly_left(b)
+                or (ask.scope in ("mine", "any") and world.plainly_mine(b))
                 for b in holders
             )
         }

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from fake import Actor, FakeSystem
 from portfree import runs
 from portfree.ports import Port
+from portfree.system.boundary import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator
     from pathlib import Path
 
+    from portfree.context import Phase
     from portfree.report import Scope
-    from portfree.verdict import Phase
 
 Kind = Literal[
     "init",  # pid 1, which adopts orphans
@@ -31,6 +32,7 @@ Kind = Literal[
     "runner",  # a test runner
     "agent",  # a CI agent
     "multiplexer",  # outlives who started it, and passes that environment on
+    "manager",  # keeps servers of several projects running
     "service",  # what the service manager has started
     "system",  # part of the operating system
     "engine",  # publishes the port of a container
@@ -39,7 +41,13 @@ Kind = Literal[
     "caller",
 ]
 Behaviour = Literal["obeys", "slow", "needs INT", "needs KILL", "immortal", "drains"]
-Place = Literal["ours", "other", "none"]
+Place = Literal["ours", "nested", "other", "temporary", "none"]
+"""``nested``: a repository of its own below our project. ``temporary``: the folder that the test
+run which it was born in has for its tests; without such a run, no project.
+"""
+
+Bare = Literal["", "wiped", "dropped"]
+"""Whether it has the environment that it was born with: it has wiped it, or was given another."""
 
 PORTS = (Port(8000), Port(8001), Port(8000, "udp"))
 NEVER_ASKED = Port(18000)
@@ -49,17 +57,22 @@ ME, SOMEBODY = 1000, 77
 _COMMANDS: dict[Kind, tuple[str, ...]] = {
     "terminal": ("zsh",),
     "wrapper": ("npm", "run", "dev"),
-    "launcher": ("honcho", "start"),
+    "launcher": ("shopctl", "start"),
     "runner": ("python3", "-m", "pytest"),
     "agent": ("Runner.Worker",),
     "multiplexer": ("tmux: server",),
+    "manager": ("supervisord",),
     "service": ("nginx",),
     "system": ("sshd",),
     "engine": ("docker-proxy",),
     "contained": ("postgres",),
     "server": ("python3", "app.py"),
 }
-_LED: frozenset[Kind] = frozenset({"terminal", "multiplexer", "service", "system", "contained"})
+# Who has a control group to itself, and all that it starts: a tab of a terminal, a service.
+_GROUPS: frozenset[Kind] = frozenset({"terminal", "multiplexer", "service", "agent"})
+_LED: frozenset[Kind] = frozenset(
+    {"terminal", "multiplexer", "manager", "service", "system", "contained"}
+)
 
 
 @dataclass(eq=False)
@@ -71,8 +84,9 @@ class Being:
     parent: Being | None
     """Who has really started it, dead or alive."""
     place: Place = "none"
-    wiped: bool = False
-    """Whether it has shaken off the environment that it was born with."""
+    bare: Bare = ""
+    run: Being | None = None
+    """The test run in whose temporary folder it works."""
     gives_id: bool = False
     """Whether what it starts carries an id of its run."""
     behaviour: Behaviour = "obeys"
@@ -91,6 +105,15 @@ class Being:
     @property
     def owner(self) -> object:
         return self.actor.process.owner
+
+    @property
+    def wiped(self) -> bool:
+        return self.bare != ""
+
+    @property
+    def runs_tests(self) -> bool:
+        """Whether it is a test runner or a CI agent, and no mere fork of one."""
+        return self.kind in ("runner", "agent") and not self.forked
 
     def births(self) -> Iterator[Being]:
         """Who started it, who started those …: all of them, the dead as well."""
@@ -144,12 +167,21 @@ class World:
     ) -> None:
         self.system = FakeSystem(privileged=root, polite=polite)
         self.by_address = by_address
-        self._folders = {"ours": str(project), "other": str(elsewhere), "none": "/var/empty"}
+        nested = project / "vendored"
+        (nested / ".git").mkdir(parents=True, exist_ok=True)
+        self._folders = {
+            "ours": str(project),
+            "nested": str(nested),
+            "other": str(elsewhere),
+            "none": "/var/empty",
+        }
         self.beings: list[Being] = []
         self.held: dict[Being, set[Port]] = {}
         """Which ports everybody has held, at any time since the last call began."""
         self.own_run = ""
         """The id of the run that the caller has open."""
+        self.began = 0.0
+        """When that run began."""
         self.ended: list[str] = []
         """The elements of its runs that have ended."""
 
@@ -168,6 +200,7 @@ class World:
             cwd=str(project),
             marks=marks,
             owner=0 if root else ME,
+            control_group=above.actor.process.control_group,
         )
         self.caller = self._know(Being(actor, "caller", above, place="ours"))
         self.caller.gives = {}
@@ -181,31 +214,43 @@ class World:
         *,
         place: Place = "none",
         owner: int = ME,
-        wiped: bool = False,
+        bare: Bare = "",
         gives_id: bool = False,
         behaviour: Behaviour = "obeys",
+        stays: bool = False,
     ) -> Being:
-        """A new process of the parent, which must be alive."""
+        """A new process of the parent, which must be alive. *stays*: it asks to be left running."""
         system, process = self.system, parent.actor.process
-        marks = {} if wiped else {**process.marks, **parent.gives}
-        if self.own_run and parent is self.caller and not wiped:
+        marks = {} if bare else {**process.marks, **parent.gives}
+        if self.own_run and parent is self.caller and not bare:
             marks[runs.RUN_ID] = self.own_run
+        if stays and not bare:
+            marks["PORTFREE_KEEP"] = "1"
+        run = None
+        if place == "temporary":
+            run = next((b for b in (parent, *parent.births()) if b.kind == "runner"), None)
+            if run is not None and run.forked:
+                run = next(b for b in run.births() if b.kind == "runner" and not b.forked)
         argv = _COMMANDS[kind]
         leads = kind in _LED or (kind == "server" and parent is self.init)
         actor = system.start(
             argv[0],
             ppid=parent.actor.pid,
             argv=argv,
-            cwd=self._folders[place],
+            cwd=self._folder(place, run),
             owner=owner,
             leads=leads,
+            environment="wiped" if bare == "wiped" else "read",
+            control_group=f"/{len(self.beings)}" if kind in _GROUPS else process.control_group,
             terminal=f"pts/{len(self.beings)}" if kind == "terminal" else None,
             marks=marks,
             container="c0ffee" * 11 if kind == "contained" else process.container,
             unit="nginx.service" if kind == "service" else process.unit,
         )
-        being = Being(actor, kind, parent, place, wiped, gives_id, behaviour, born=system.now())
+        being = Being(actor, kind, parent, place, bare, run, gives_id, behaviour, born=system.now())
         if kind == "runner":
+            made = actor.process.started or 0.0
+            system.locks[self._temporary(being)] = Lock(actor.pid, made)
             being.gives = {"PYTEST_VERSION": "9"}
             if gives_id:
                 element = f"{actor.pid}.{actor.process.start}.{secrets.token_hex(2)}"
@@ -215,6 +260,15 @@ class World:
             being.gives = {"RUNNER_TRACKING_ID": f"job-{actor.pid}"}
         self._behave(being)
         return self._know(being)
+
+    def _folder(self, place: Place, run: Being | None) -> str:
+        if place != "temporary":
+            return self._folders[place]
+        return f"{self._temporary(run)}/test_x0" if run else self._folders["none"]
+
+    def _temporary(self, run: Being) -> str:
+        """The base temporary folder of a test run."""
+        return f"/tmp/pytest-of-me/pytest-{run.actor.pid}{run.actor.process.start}"
 
     def _behave(self, being: Being) -> None:
         actor = being.actor
@@ -246,30 +300,38 @@ class World:
         """A worker, with everything that its parent has open."""
         process = being.actor.process
         child = self.start(
-            being.kind,
+            "server" if being.kind in ("caller", "terminal") else being.kind,
             being,
             place=being.place,
             owner=process.owner if isinstance(process.owner, int) else ME,
             behaviour=being.behaviour,
         )
         child.actor.process = child.actor.process._replace(
-            session=process.session, terminal=None, marks=process.marks
+            session=process.session,
+            terminal=None,
+            marks=process.marks,
+            environment=process.environment,
+            control_group=process.control_group,
+            cwd=process.cwd,
+            name=process.name,
+            argv=process.argv,
+            forked=True,
         )
         child.gives = {}
-        child.wiped = being.wiped
+        child.bare, child.run = being.bare, being.run
         child.forked = True
         child.actor.holds |= being.actor.holds
         self.look()
         return child
 
-    def supervise(self, supervisor: Being, port: Port, *, delay: float, wiped: bool) -> Being:
+    def supervise(self, supervisor: Being, port: Port, *, delay: float, bare: Bare) -> Being:
         """Let it start a server on the port, and again whenever that has ended."""
-        server = self.start("server", supervisor, place=supervisor.place, wiped=wiped)
+        server = self.start("server", supervisor, place=supervisor.place, bare=bare)
         self.listen(server, port)
 
         def again() -> None:
             if supervisor.alive:
-                self.supervise(supervisor, port, delay=delay, wiped=wiped)
+                self.supervise(supervisor, port, delay=delay, bare=bare)
 
         server.actor.at_end.append(lambda: self.system.after(delay, again))
         return server
@@ -283,8 +345,27 @@ class World:
 
     def hide_facts(self, being: Being) -> None:
         """From now on nobody can read its environment."""
-        being.unread = being.wiped = True
-        being.actor.process = being.actor.process._replace(complete=False, marks={}, cwd=None)
+        being.unread, being.bare = True, "wiped"
+        being.actor.process = being.actor.process._replace(
+            complete=False, environment="unreadable", marks={}, cwd=None
+        )
+
+    def end_well(self, run: Being) -> None:
+        """A test run ends by itself: it lets go of its folder."""
+        if run.alive and run.kind == "runner" and run not in self.ours:
+            if not run.forked:
+                self.system.locks[self._temporary(run)] = True
+            run.actor.end()
+
+    def connect(self, one: Being, other: Being) -> None:
+        """Let the one have a connection with the other."""
+        connected = self.system.connected
+        connected.setdefault(one.actor.pid, set()).add(other.actor.pid)
+        connected.setdefault(other.actor.pid, set()).add(one.actor.pid)
+
+    @property
+    def ours(self) -> list[Being]:
+        return [self.caller, *self.caller.chain()]
 
     def let_time_pass(self, seconds: float) -> None:
         self.system.wait((), seconds)
@@ -361,12 +442,12 @@ class World:
         if all(map(self._of_an_ended_run, around)):
             return True
         for runner in being.births():
-            if runner.kind not in ("runner", "agent"):
+            if not runner.runs_tests:
                 continue
             # A limit that is known: a daemon without a run id, which works in another project than
             # the live test run that has started it, cannot be told from one that was left.
             lost = runner not in being.chain() and not runner.gives_id
-            lost = lost and being.place not in ("none", runner.place) and runner.kind == "runner"
+            lost = lost and not self._near(being, runner) and runner.kind == "runner"
             # And so is a daemon of a run that we live in ourselves, where its id proves nothing.
             around_us = runner in self.caller.chain() and runner not in being.chain()
             ended = not runner.alive or lost or around_us
@@ -381,7 +462,7 @@ class World:
 
     def live_run(self, being: Being) -> Being | None:
         """The run of somebody else that it belongs to, and that goes on."""
-        ours = [self.caller, *self.caller.chain()]
+        ours = self.ours
         marked_by = list(being.marked_by())
         for runner in marked_by:
             if runner.gives_id and runner.kind == "runner" and runner.alive and runner not in ours:
@@ -389,17 +470,55 @@ class World:
         if self.is_own(being):
             return None
         for above in (being, *being.chain()):
-            if above.kind in ("runner", "agent") and above not in ours:
+            if above.runs_tests and above not in ours:
                 return above
+            # A fork of one is none, but it belongs to the one that it was forked from.
+            original = next((b for b in above.births() if b.runs_tests), None)
+            if above.kind in ("runner", "agent") and above.forked and original:
+                if original.alive and original not in ours:
+                    return original
+                break
+        if (hidden := self._hidden_run(being)) and hidden not in ours:
+            return hidden
         # Those that give no ids are recognised by where they work.
         agents = [b for b in marked_by if b.kind == "agent"][:1]
         nameless = [b for b in marked_by if b.kind == "runner"]
         if any(b.gives_id for b in nameless):
             nameless = []
         for runner in (*agents, *nameless):
-            near = runner.kind == "agent" or being.place in ("none", runner.place)
+            near = runner.kind == "agent" or self._near(being, runner)
             if runner.alive and runner not in ours and near:
                 return runner
+        return None
+
+    def _near(self, being: Being, runner: Being) -> bool:
+        """Whether a server may be of a test run by where both work."""
+        return being.place in ("none", "temporary", runner.place)
+
+    def _hidden_run(self, being: Being) -> Being | None:
+        """The live test run that has started it, where its environment does not tell."""
+        if any(b.kind in ("terminal", "multiplexer") for b in (being, *being.chain())):
+            return None  # somebody sits there, and it is kept for that
+        if being.run is not None and being.run.alive:
+            return being.run
+        # A limit that is known: what was given an environment without marks, and works in a
+        # project, cannot be told from what somebody has started by hand.
+        if being.bare != "wiped":
+            return None
+        for runner in being.births():
+            near = runner.kind == "runner" and self._near(being, runner)
+            if runner.runs_tests and near and runner.alive:
+                return runner
+        return None
+
+    def user_at_work(self, being: Being) -> Being | None:
+        """Who works with it in our project, and is looked after."""
+        pids = self.system.connected.get(being.actor.pid, set())
+        for other in self.beings:
+            works = other.alive and other.actor.pid in pids and other.place == "ours"
+            part = being in other.births() or other in self.ours or other.unread
+            if works and not part and self.looked_after(other):
+                return other
         return None
 
     def managed(self, being: Being) -> bool:
@@ -407,7 +526,10 @@ class World:
         for above in (being, *being.births()):
             if above.kind == "service":
                 return True
-            if above.kind not in ("server", "wrapper", "launcher"):
+            # What has left its manager, as a daemon does, is none of its business any more.
+            if above.kind == "manager" and (above is being or above in being.chain()):
+                return True
+            if above.kind not in ("server", "wrapper", "launcher", "manager"):
                 return False
         return False
 
@@ -436,6 +558,9 @@ class World:
 
     def _forbidden(self, being: Being, ask: Ask) -> str:
         """The same, for what holds a port or has started it again."""
+        stays = being.actor.process.marks.get("PORTFREE_KEEP") == "1"
+        if stays and ask.scope == "orphans":
+            return "it asks to be left running"
         own = self.is_own(being)
         run = being.actor.process.marks.get(runs.RUN_ID, "")
         # Its run is over, even where only those above it still show that.
@@ -444,6 +569,8 @@ class World:
             return "it was started for the run that begins"
         ending = ask.phase == "after" and self.own_run
         if ending and ending == run:
+            return ""
+        if ending and self._has_arrived(being):
             return ""
         if being.unread:
             return "its environment cannot be read"
@@ -458,11 +585,30 @@ class World:
             return ""
         if self.managed(being):
             return "it is a managed service"
-        if self.held.get(being, set()) & ask.ports and ask.scope != "orphans":
+        asked_for = ask.scope in ("mine", "any") or (
+            ask.scope == "project" and being.place == "ours"
+        )
+        if self.held.get(being, set()) & ask.ports and asked_for:
             return ""
+        if user := self.user_at_work(being):
+            return f"{user} works with it"
         if self.looked_after(being):
             return "somebody looks after it"
         return "" if being.place == "ours" else "it has nothing to do with our project"
+
+    def _has_arrived(self, being: Being) -> bool:
+        """Whether it has come up during the run that ends, as a daemon without a trace, from the
+        terminal that the run was started in or from the run itself: these cannot be told apart.
+        """
+        group = self.caller.actor.process.control_group
+        return (
+            being.bare == "wiped"
+            and being.born >= self.began
+            and being.actor.process.control_group == group
+            and not self.looked_after(being)
+            and being.place in ("ours", "none", "temporary")
+            and not any(b.runs_tests for b in self.caller.chain())
+        )
 
     def _restarted(self, being: Being, ask: Ask) -> bool:
         """Whether it has started somebody on one of the ports while the call went on."""
@@ -481,6 +627,41 @@ class World:
         able = not (actor.hidden or actor.unpinnable or actor.refuses or being.unread)
         return alone and able and not actor.at_end and being.behaviour in ("obeys", "needs KILL")
 
+    def plainly_left(self, being: Being) -> bool:
+        """A server that a test run has left, and that shows it: freed in any scope.
+
+        By its mark, as a fork of the run, or by the folder that it works in; and nobody is at work
+        who may have started it.
+        """
+        run = next((b for b in being.births() if b.runs_tests), None)
+        if run is None or run.kind != "runner" or run.alive:
+            return False
+        marks = being.actor.process.marks
+        shows = (
+            bool(marks.get("PYTEST_VERSION"))
+            or (being.kind == "runner" and being.forked)
+            or (being.run is run and self._temporary(run) in self.system.locks)
+        )
+        alone = not any(
+            b.alive and b.kind not in ("init", "wrapper", "server", "terminal", "caller")
+            for b in self.beings
+            if b is not being
+        )
+        adopted = all(above.kind in ("init", "wrapper") for above in being.chain())
+        return (
+            shows
+            and alone
+            and adopted
+            and being.kind in ("server", "runner")
+            and being.owner == ME
+            and "PORTFREE_KEEP" not in marks
+            and being.actor.process.container is None
+            and not self.is_own(being)
+            and self.caller not in being.births()
+            and not set(self.ours) & {*being.births()} - {self.init}
+            and self.obedient(being)
+        )
+
     def plain_orphan(self, being: Being) -> bool:
         """An orphan in our project, as they come: this one must be freed in any scope."""
         return (
@@ -488,7 +669,15 @@ class World:
             and being.place == "ours"
             and not self.looked_after(being)
             and all(above.kind in ("init", "wrapper") for above in being.chain())
+            and self._hidden_run(being) is None
+            and not self._may_be_of_a_run(being)
+            and self.user_at_work(being) is None
         )
+
+    def _may_be_of_a_run(self, being: Being) -> bool:
+        """Whether nothing shows that it is not of a test run that is at work."""
+        runs_ = [b for b in self.beings if b.alive and b.kind == "runner"]
+        return (being.bare == "wiped" or being.forked) and bool(runs_)
 
     def plainly_mine(self, being: Being) -> bool:
         """A server that we have at a terminal: to be freed where scope mine is asked for."""

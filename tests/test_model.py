@@ -381,7 +381,8 @@ class Machine(RuleBasedStateMachine):
             for port in ask.ports
             if (holders := world.holders(port))
             and all(
-                world.plain_orphan(b)
+                # Before a run, what shows nothing may have been started for it.
+                (world.plain_orphan(b) and not (ask.phase == "before" and b.bare == "wiped"))
                 or world.plainly_left(b)
                 or (ask.scope in ("mine", "any") and world.plainly_mine(b))
                 for b in holders

@@ -1912,6 +1912,10 @@ def test_a_supervisor_in_a_run_that_nobody_asked_about_is_kept() -> None:
     [
         case("nobody was stopped", holder(process(), process(9, "nodemon x"), INIT), []),
         case("both were adopted", *restarted(INIT)),
+        case(
+            "both were adopted by a portfree run",
+            *restarted(process(9, "portfree run 8000 -- x"), INIT),
+        ),
         case("both were adopted by systemd --user", *restarted(USER_MANAGER, INIT)),
         case(
             "they have no parent in common",

@@ -185,13 +185,15 @@ def holder_report(
         root=root,
         verdict=verdict,
         ended=ended,
-        origin=_origin_report(holder),
+        origin=_origin_report(holder, verdict),
         step=holder.mark(CI_STEP),
     )
 
 
-def _origin_report(holder: Holder) -> Origin | None:
+def _origin_report(holder: Holder, verdict: Verdict) -> Origin | None:
     found = holder.origin
+    if verdict.rule == "own-run" and (found is None or not found.ours):
+        return Origin("descent", "live", "this run", holder.test)
     if found is None:
         return None
     return Origin(found.evidence, found.state, found.id or found.run, holder.test)

@@ -257,6 +257,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and holder.ports <= context.quiet
         and process.environment == "wiped"
         and process.owner in context.owners
+        and process.unit in (None, context.unit)
         and holder.project in (None, context.project)
         and launcher(holder) is None
         and _in_same_group(holder, context)

@@ -90,7 +90,8 @@ def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Su
     """
     for at, parent in enumerate(new.lineage):
         if any(same(parent, other) for holder in old for other in holder.lineage):
-            if parent.pid == 1 or names.is_listed_reaper(parent):
+            adopts = names.is_listed_reaper(parent) or names.runs_commands(parent)
+            if parent.pid == 1 or adopts:
                 return None
             above = _supervisor_as_holder(new, at)
             verdict = judge(above, context)

@@ -380,9 +380,10 @@ class Machine(RuleBasedStateMachine):
             port
             for port in ask.ports
             if (holders := world.holders(port))
+            # Before a run, what shows nothing may have been started for it.
+            and not (ask.phase == "before" and any(b.bare == "wiped" for b in holders))
             and all(
-                # Before a run, what shows nothing may have been started for it.
-                (world.plain_orphan(b) and not (ask.phase == "before" and b.bare == "wiped"))
+                world.plain_orphan(b)
                 or world.plainly_left(b)
                 or (ask.scope in ("mine", "any") and world.plainly_mine(b))
                 for b in holders

@@ -562,7 +562,9 @@ class World:
         if stays and ask.scope == "orphans":
             return "it asks to be left running"
         own = self.is_own(being)
-        run = being.actor.process.marks.get(runs.RUN_ID, "")
+        # Its own id, or the nearest one above it, for it may have wiped its own.
+        ids = (b.actor.process.marks.get(runs.RUN_ID, "") for b in (being, *being.chain()))
+        run = next(filter(None, ids), "")
         # Its run is over, even where only those above it still show that.
         of_another = any(self._of_an_ended_run(b) for b in (being, *being.births()))
         if own and ask.phase == "before" and not of_another:

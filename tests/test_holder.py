@@ -10,14 +10,32 @@ from build import (
     INIT,
     OUR_SHELL,
     PORT,
+    THEIR_PYTEST,
     USER_MANAGER,
     family,
+    fork,
     holder,
     process,
     socket,
     titled,
 )
-from portfree.holder import Holder, Launcher, launcher, leader, named, roots, supervisors, was_left
+from portfree.holder import (
+    Holder,
+    Launcher,
+    bearer,
+    is_adopted,
+    is_copy,
+    launcher,
+    leader,
+    leads_terminal,
+    left_at,
+    named,
+    roots,
+    same,
+    seats,
+    supervisors,
+    was_left,
+)
 from portfree.ports import Port
 
 if TYPE_CHECKING:
@@ -62,6 +80,25 @@ SHELL_AT_A_TERMINAL_AS_PID_1 = process(1, "bash", session=1, terminal="pts/0")
                 INIT,
             ],
             id="a chain of wrappers",
+        ),
+        pytest.param([process(9, "bun run dev"), INIT], id="a wrapper by its subcommand"),
+        pytest.param([process(9, "honcho start"), INIT], id="who starts several, adopted"),
+        pytest.param([process(9, "script -qc server"), INIT], id="script(1), adopted"),
+        pytest.param(
+            [process(9, "sh x", terminal="pts/7"), process(8, "script -qc 'sh x'"), INIT],
+            id="a shell at the terminal that script(1) has made for it",
+        ),
+        pytest.param(
+            [
+                process(9, "sh x", terminal="pts/7", foreground=True),
+                process(8, "expect x.exp", session=800, terminal="pts/1"),
+                INIT,
+            ],
+            id="the same, by expect(1), in the foreground there",
+        ),
+        pytest.param(
+            [process(9, "portfree run -- make", session=9), INIT],
+            id="portfree run, of another session",
         ),
         pytest.param([APP_AS_PID_1], id="pid 1 of a container, of another session"),
         pytest.param([SHELL_AS_PID_1], id="a shell as pid 1, of another session"),
@@ -108,6 +145,50 @@ def test_nobody_looks_after_it_if_its_parent_has_ended_and_nobody_adopts() -> No
         pytest.param([process(9, "python -m pytest"), INIT], "pytest (pid 9)", id="a test runner"),
         pytest.param([process(9, "nodemon server.js"), INIT], "nodemon (pid 9)", id="a supervisor"),
         pytest.param([process(9, "shop-dev"), INIT], "shop-dev (pid 9)", id="a name on no list"),
+        pytest.param(
+            [process(9, "honcho start", session=8, terminal="pts/1"), INIT],
+            "honcho (pid 9)",
+            id="who starts several, and has a terminal",
+        ),
+        pytest.param([process(9, "bun server.ts"), INIT], "server.ts (pid 9)", id="no wrapper"),
+        pytest.param(
+            [process(9, "bash", terminal="pts/7"), process(8, "script"), INIT],
+            "bash (pid 9) on pts/7",
+            id="somebody in script(1)",
+        ),
+        pytest.param(
+            [
+                process(9, "sh x", terminal="pts/1"),
+                process(8, "script -c x", session=800, terminal="pts/1"),
+                INIT,
+            ],
+            "sh (pid 9) on pts/1",
+            id="script(1) has not made that terminal",
+        ),
+        pytest.param(
+            [process(9, "sh x", terminal="pts/7"), process(8, "sudo sh x"), INIT],
+            "sh (pid 9) on pts/7",
+            id="another one has made that terminal",
+        ),
+        pytest.param(
+            [
+                process(9, "sh x", session=7, terminal="pts/7", foreground=True),
+                process(8, "script -c x"),
+                INIT,
+            ],
+            "sh (pid 9)",
+            id="script(1) has made it for another one",
+        ),
+        pytest.param(
+            [process(9, "sh x", terminal="pts/7"), process(8, "script -c x"), OUR_SHELL, INIT],
+            "zsh (pid 800) on pts/1",
+            id="somebody has started script(1)",
+        ),
+        pytest.param(
+            [process(9, "portfree run -- make", session=2000), INIT],
+            "portfree (pid 9)",
+            id="portfree run, of its session",
+        ),
         pytest.param(
             [process(9, "python init.py"), INIT], "init (pid 9)", id="a script called like an init"
         ),
@@ -172,6 +253,13 @@ def test_somebody_out_of_sight_looks_after_it(
     assert found is not None
     assert found.process is None
     assert who in str(found)
+
+
+def test_nobody_sits_at_the_terminal_that_script_has_made_for_the_server_itself() -> None:
+    server = process(2000, terminal="pts/7")
+
+    assert launcher(holder(server, process(9, "script -qc server"), INIT)) is None
+    assert launcher(holder(server, process(9, "sh x"), INIT)) is not None
 
 
 def test_a_terminal_that_is_still_open_proves_nothing() -> None:
@@ -260,6 +348,212 @@ def test_another_adopter_in_sight_may_have_been_given_an_id_by_hand() -> None:
     started = in_the_session_of_pid_1("77.1.ab", process(9, "app"))
 
     assert not was_left(started, "PORTFREE_RUN_ID")
+
+
+def in_the_session_of_portfree_run(run: str, mark: str = "PORTFREE_RUN_ID") -> Holder:
+    server = process(2000, marks={mark: run}, session=9)
+    return holder(server, process(9, "portfree run -- make"), INIT)
+
+
+def test_a_portfree_run_has_not_started_what_another_run_has() -> None:
+    assert was_left(in_the_session_of_portfree_run("77.1.ab"), "PORTFREE_RUN_ID")
+    assert was_left(in_the_session_of_portfree_run("9.1.ab/77.1.cd"), "PORTFREE_RUN_ID")
+    assert not was_left(in_the_session_of_portfree_run("77.1.ab/9.1.cd"), "PORTFREE_RUN_ID")
+    assert not was_left(in_the_session_of_portfree_run("9.1.cd"), "PORTFREE_RUN_ID")
+
+
+def test_a_portfree_run_gives_no_other_mark() -> None:
+    found = in_the_session_of_portfree_run("tests", "NOX_CURRENT_SESSION")
+
+    assert was_left(found, "NOX_CURRENT_SESSION")
+
+
+def test_where_somebody_sits_below_a_portfree_run_nothing_was_left() -> None:
+    server = process(2000, "tmux new", marks={"PORTFREE_RUN_ID": "77.1.ab"})
+
+    assert not was_left(holder(server, process(9, "portfree run -- x"), INIT), "PORTFREE_RUN_ID")
+
+
+# bearer: the topmost one with its value of a mark
+
+
+WIPED = process(2000, environment="wiped")
+
+
+@pytest.mark.parametrize(
+    ("chain", "place"),
+    [
+        pytest.param([process(2000), INIT], None, id="nobody"),
+        pytest.param([marked(2000), INIT], 0, id="itself"),
+        pytest.param([marked(2000), marked(9), INIT], 1, id="its parent too"),
+        pytest.param([marked(2000), process(9), marked(8), INIT], 2, id="and one above others"),
+        pytest.param([process(2000), marked(9), INIT], None, id="only its parent, no wrapper"),
+        pytest.param([process(2000), marked(9, "sh x"), INIT], 1, id="only a wrapper above it"),
+        pytest.param(
+            [process(2000), process(9, "sh x"), marked(8, "env x"), INIT], 2, id="further up"
+        ),
+        pytest.param(
+            [process(2000), process(9, "sh x"), marked(8), INIT],
+            None,
+            id="above a wrapper that has it not, no wrapper",
+        ),
+        pytest.param([WIPED, marked(9), INIT], 1, id="it was wiped"),
+        pytest.param(
+            [WIPED, process(9, environment="wiped"), marked(8), INIT], 2, id="wiped more than once"
+        ),
+        pytest.param(
+            [WIPED, process(9), marked(8), INIT], None, id="wiped, and its parent has it not"
+        ),
+        pytest.param([WIPED, INIT], None, id="wiped, and nobody has it"),
+        pytest.param(
+            [process(2000, environment="unreadable"), marked(9), INIT], 1, id="it cannot be read"
+        ),
+        pytest.param(
+            [process(2000, marks={"PYTEST_CURRENT_TEST": "b"}), marked(9), INIT],
+            0,
+            id="its parent has another value",
+        ),
+        pytest.param(
+            [
+                *(WIPED, process(9, marks={"PYTEST_CURRENT_TEST": "b"})),
+                *(marked(8), process(7, marks={"PYTEST_CURRENT_TEST": "b"}), INIT),
+            ],
+            3,
+            id="the nearest value counts",
+        ),
+        pytest.param(
+            [process(2000, marks={"PYTEST_CURRENT_TEST": ""}), INIT], None, id="an empty one"
+        ),
+    ],
+)
+def test_the_topmost_bearer(chain: list[Process], place: int | None) -> None:
+    assert bearer(holder(*chain), "PYTEST_CURRENT_TEST") == place
+
+
+# left_at, is_adopted: who has lost the one that started it
+
+
+COPY = fork(THEIR_PYTEST, 710)
+
+
+@pytest.mark.parametrize(
+    ("chain", "at", "left"),
+    [
+        pytest.param([SERVER, INIT], 0, True, id="adopted"),
+        pytest.param([SERVER, process(9, "app"), INIT], 0, False, id="started by somebody"),
+        pytest.param([SERVER, process(9, "app"), INIT], 1, True, id="its parent was adopted"),
+        pytest.param([process(2000, ppid=None)], 0, True, id="its parent has ended"),
+        pytest.param([process(2000, ppid=9)], 0, False, id="its parent is out of sight"),
+        pytest.param([SERVER, COPY, INIT], 0, True, id="by a fork, which was adopted"),
+        pytest.param([SERVER, COPY, COPY, INIT], 0, True, id="by way of two of them"),
+        pytest.param(
+            [SERVER, COPY._replace(ppid=None)], 0, True, id="by a fork, whose parent has ended"
+        ),
+        pytest.param([SERVER, COPY, THEIR_PYTEST, INIT], 0, False, id="by a fork of a live one"),
+        pytest.param([SERVER, COPY._replace(ppid=9)], 0, False, id="by a fork of one out of sight"),
+        pytest.param(
+            [SERVER, THEIR_PYTEST._replace(forked=None), INIT], 0, False, id="by no known fork"
+        ),
+        pytest.param([SERVER, process(9, "tmux"), INIT], 1, False, id="tmux was adopted"),
+        pytest.param([SERVER, process(9, "tmux"), COPY, INIT], 1, False, id="tmux, by a fork"),
+        pytest.param(
+            [process(2000, terminal="pts/5"), INIT], 0, False, id="with a terminal for itself"
+        ),
+    ],
+)
+def test_who_was_left(chain: list[Process], at: int, *, left: bool) -> None:
+    assert left_at(holder(*chain), at) is left
+
+
+@pytest.mark.parametrize(
+    ("chain", "at", "adopted"),
+    [
+        pytest.param([SERVER, INIT], 0, True, id="by init"),
+        pytest.param([SERVER, process(9, "app"), INIT], 0, False, id="by nobody"),
+        pytest.param([SERVER, process(9, "app"), INIT], 1, True, id="its parent was"),
+        pytest.param([SERVER, INIT], 1, False, id="the first process has no parent"),
+        pytest.param([process(2000, ppid=None)], 0, True, id="its parent has ended"),
+        pytest.param([process(2000, ppid=9)], 0, False, id="its parent is out of sight"),
+        pytest.param([process(2000, session=1), APP_AS_PID_1], 0, False, id="started by pid 1"),
+        pytest.param([SERVER, APP_AS_PID_1], 0, True, id="by pid 1"),
+        pytest.param([SERVER, process(9, "portfree run -- x"), INIT], 0, True, id="portfree run"),
+        pytest.param([SERVER, process(9, "portfree 8000"), INIT], 0, False, id="portfree alone"),
+        pytest.param([SERVER, process(9, "app", session=9), INIT], 0, False, id="another one"),
+    ],
+)
+def test_who_was_adopted(chain: list[Process], at: int, *, adopted: bool) -> None:
+    assert is_adopted(holder(*chain), at) is adopted
+
+
+# seats, leads_terminal: whether somebody may sit there
+
+
+AT_A_TERMINAL = process(2000, terminal="pts/5")
+A_SHELL = process(9, "bash", terminal="pts/5")
+
+
+@pytest.mark.parametrize(
+    ("chain", "sits"),
+    [
+        pytest.param([SERVER], False, id="a server"),
+        pytest.param([AT_A_TERMINAL], True, id="the topmost one leads a terminal"),
+        pytest.param([AT_A_TERMINAL._replace(session=9)], False, id="it only has one"),
+        pytest.param([AT_A_TERMINAL._replace(session=None)], True, id="it may lead one"),
+        pytest.param([AT_A_TERMINAL, SERVER], False, id="a server leads one that was made for it"),
+        pytest.param([A_SHELL, SERVER], True, id="a shell waits there"),
+        pytest.param([SERVER, A_SHELL, SERVER], True, id="a shell waits there, further up"),
+        pytest.param(
+            [process(9, "bash x.sh", terminal="pts/5"), SERVER], False, id="a script runs there"
+        ),
+        pytest.param([process(9, "bash"), SERVER], False, id="a shell has no terminal"),
+        pytest.param(
+            [process(9, "bash", session=8, terminal="pts/5"), SERVER],
+            False,
+            id="a shell in the background of one",
+        ),
+        pytest.param(
+            [AT_A_TERMINAL._replace(session=None), SERVER], True, id="who may lead one, below"
+        ),
+        pytest.param([SERVER._replace(session=None), SERVER], False, id="it has no terminal"),
+        pytest.param([process(9, "tmux")], True, id="tmux"),
+        pytest.param([SERVER, process(9, "xterm"), SERVER], True, id="xterm, in between"),
+        pytest.param([process(9, "emacs --daemon"), SERVER], True, id="an editor, below"),
+        pytest.param([SERVER, process(9, "supervisord")], False, id="a process manager, on top"),
+    ],
+)
+def test_where_somebody_may_sit(chain: list[Process], *, sits: bool) -> None:
+    assert seats(chain) is sits
+
+
+def test_who_leads_a_terminal() -> None:
+    assert leads_terminal(AT_A_TERMINAL)
+    assert leads_terminal(AT_A_TERMINAL._replace(session=None))
+    assert not leads_terminal(AT_A_TERMINAL._replace(session=9))
+    assert not leads_terminal(SERVER)
+
+
+# is_copy: who only looks like a test runner
+
+
+@pytest.mark.parametrize(
+    ("found", "copied"),
+    [
+        pytest.param(COPY, True, id="a fork of pytest"),
+        pytest.param(fork(process(9, "gitlab-runner run"), 10), True, id="a fork of a CI agent"),
+        pytest.param(fork(process(9, "python -m nox"), 10), True, id="a fork of nox"),
+        pytest.param(fork(SERVER, 10), False, id="a fork of a server"),
+        pytest.param(THEIR_PYTEST._replace(forked=False), False, id="pytest"),
+        pytest.param(THEIR_PYTEST._replace(forked=None), False, id="pytest, as macOS tells it"),
+    ],
+)
+def test_what_only_looks_like_a_runner(found: Process, *, copied: bool) -> None:
+    assert is_copy(found) is copied
+
+
+def test_a_process_is_the_same_by_pid_and_start() -> None:
+    assert same(SERVER, SERVER._replace(name="x"))
+    assert not same(SERVER, SERVER._replace(start=1))
+    assert not same(SERVER, SERVER._replace(pid=1))
 
 
 # supervisors: who may start it again

@@ -216,10 +216,10 @@ class Machine(RuleBasedStateMachine):
     @rule(target=beings, being=beings, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2]))
     def serve_by_fork(self, being: Being, port: Port, times: int) -> Being:
         """As multiprocessing does it: once, or twice to become a daemon."""
+        self.world.let_time_pass(0.05)
         being = self._living(being)
         if being is self.world.init:
             return being
-        self.world.let_time_pass(0.05)
         copies = [being]
         for _ in range(times):
             copies.append(self.world.fork(copies[-1]))

@@ -34,6 +34,12 @@ from portfree import names
         ("java -cp agent.jar hudson.remoting.jnlp.Main", "hudson.remoting.jnlp.main"),
         ("busybox sh -c true", "sh"),
         ("busybox runsvdir /etc/service", "runsvdir"),
+        ("node node_modules/.bin/karma start", "karma"),
+        ("node node_modules/.bin/playwright run-server", "playwright"),
+        ("bun run server.ts", "server.ts"),
+        ("bun server.ts", "server.ts"),
+        ("deno run -A ./server.ts", "server.ts"),
+        ("deno run jsr:@std/http/file-server", "file-server"),
         # An interpreter that runs nothing with a name.
         ("python", "python"),
         ("python -", "python"),
@@ -42,6 +48,10 @@ from portfree import names
         ("python -m", "python"),
         ("node -e 'serve()'", "node"),
         ("node --inspect", "node"),
+        ("bun run dev", "bun"),
+        ("bun --bun run dev", "bun"),
+        ("deno task dev", "deno"),
+        ("python -c 'import sys;exec(eval(sys.stdin.readline()))'", "python"),  # execnet
         ("busybox", "busybox"),
     ],
 )
@@ -58,6 +68,9 @@ def test_the_program_is_what_the_command_line_runs(command: str, program: str) -
         ("gunicorn: master [shop:app]", "gunicorn"),
         ("node (vitest 1)", "vitest"),
         ("[pytest-xdist running] tests/test_a.py::test_b", "pytest-xdist"),
+        ("PM2 v5.3.0: God Daemon (/home/me/.pm2)", "pm2"),
+        ("ssh: /home/me/.ssh/cm [mux]", "ssh"),
+        ("foreman: master", "foreman"),
         # Not a title, but the path of a program.
         ("/Applications/My App/shop", "shop"),
         (r"C:\Program Files\Shop\shop.exe", "shop"),
@@ -93,6 +106,14 @@ def test_a_process_goes_by_all_its_names() -> None:
         *("yarn dev", "node /usr/bin/yarn.js dev", "pnpm dev", "npx vite"),
         *("uv run server", "poetry run server", "hatch run server", "python -m pipenv run x"),
         *("make serve", "env A=1 server", "timeout 60 server", "sudo -u me server"),
+        *("pixi run dev", "mise run dev", "just dev", "task dev", "cross-env A=1 server", "tsx x"),
+        *("dotenv -- server", "node /x/.bin/dotenvx run -- server", "corepack pnpm dev"),
+        # With one of these for their first argument.
+        *("bun run dev", "bun --bun run dev", "bun x vite", "bunx vite", "deno task dev"),
+        *("go run .", "go run ./cmd/shop", "cargo run --release", "dotnet run --project shop"),
+        # They start several, and end with these.
+        *("node /x/.bin/concurrently npm:dev", "node /x/.bin/npm-run-all -p dev", "run-p dev"),
+        *("run-s dev", "python /x/bin/honcho start", "ruby /usr/bin/foreman start"),
     ],
 )
 def test_wrappers_start_one_command_and_wait_for_it(command: str) -> None:
@@ -111,6 +132,9 @@ def test_wrappers_start_one_command_and_wait_for_it(command: str) -> None:
         ),
         *("tmux", "gunicorn app", "uvicorn --reload app", "docker run shop", "pytest"),
         "busybox runsvdir /etc/service",
+        *("bun run server.ts", "bun server.ts", "deno run server.ts", "deno serve app.ts"),
+        *("go build .", "go test ./...", "cargo watch -x run", "cargo test", "dotnet watch run"),
+        *("go", "cargo", "dotnet shop.dll"),
         "shell",  # a name on no list is a launcher, whatever it is like
     ],
 )
@@ -121,6 +145,15 @@ def test_everybody_else_looks_after_what_it_started(command: str) -> None:
 def test_a_wrapper_is_one_by_its_command_line_not_by_the_kernels_name() -> None:
     assert names.is_wrapper(titled(1, "npm run dev", name="node"))
     assert not names.is_wrapper(process(1, "supervisord", name="sh"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["concurrently dev", "npm-run-all dev", "run-p dev", "run-s dev", "honcho start", "foreman x"],
+)
+def test_who_starts_several_commands_looks_after_them_at_a_terminal(command: str) -> None:
+    assert not names.is_wrapper(process(1, command, terminal="pts/1"))
+    assert names.is_wrapper(process(1, f"sh -c '{command}'", terminal="pts/1"))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +168,99 @@ def test_a_wrapper_is_one_by_its_command_line_not_by_the_kernels_name() -> None:
 )
 def test_shells(command: str, *, is_shell: bool) -> None:
     assert names.is_shell(process(1, command)) is is_shell
+
+
+@pytest.mark.parametrize(
+    ("command", "interactive"),
+    [
+        *((command, True) for command in ("bash", "-zsh", "zsh -l", "bash -i", "fish --login")),
+        *((command, True) for command in ("bash --norc", "sh -i -l", "/usr/bin/dash")),
+        *((command, False) for command in ("sh -c server", "bash -ec server", "bash -lic server")),
+        *((command, False) for command in ("bash start.sh", "bash -e start.sh", "busybox sh -c x")),
+        *((command, False) for command in ("python", "script", "node", "vim")),
+    ],
+)
+def test_shells_that_read_their_commands_from_a_terminal(
+    command: str, *, interactive: bool
+) -> None:
+    assert names.is_interactive_shell(process(1, command)) is interactive
+
+
+@pytest.mark.parametrize("command", ["script -qc server /dev/null", "expect x.exp", "unbuffer x"])
+def test_who_makes_a_terminal_at_which_nobody_sits(command: str) -> None:
+    assert names.is_pty_maker(process(1, command))
+    assert not names.is_wrapper(process(1, command))
+
+
+@pytest.mark.parametrize(
+    "command", ["python script.sh", "sh script x", "xterm", "tmux", "ssh -t x"]
+)
+def test_others_make_none(command: str) -> None:
+    assert not names.is_pty_maker(process(1, command))
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "advice"),
+    [
+        ("pm2-runtime app.js", "pm2", "pm2 stop shop (pm2 list names them)"),
+        ("node /x/bin/pm2-docker app.js", "pm2", "pm2 stop shop (pm2 list names them)"),
+        (
+            "/usr/bin/node /usr/lib/node_modules/forever/bin/monitor server.js",
+            "forever",
+            "forever stop shop (forever list names them)",
+        ),
+        (
+            "/usr/bin/python3 /usr/bin/supervisord -c x",
+            "supervisord",
+            "supervisorctl stop shop (supervisorctl status names them)",
+        ),
+        ("circusd x.ini", "circusd", "circusctl stop shop (circusctl status names them)"),
+        ("overmind start", "overmind", "overmind stop shop (overmind ps names them)"),
+        (
+            "process-compose up",
+            "process-compose",
+            "process-compose process stop shop (process-compose list names them)",
+        ),
+        ("runsv web", "runsv", "sv down web"),
+        ("runsv", "runsv", "sv down NAME"),
+        ("s6-supervise /run/service/web", "s6-supervise", "s6-svc -d /run/service/web"),
+        ("monit -c x", "monit", "monit stop shop (monit summary names them)"),
+        ("ruby /usr/bin/god -c x", "god", "god stop shop (god status names them)"),
+    ],
+)
+def test_process_managers_say_how_to_stop_what_they_look_after(
+    command: str, kind: str, advice: str
+) -> None:
+    manager = process(9, command)
+
+    assert names.process_manager(manager) == kind
+    assert names.manager_advice(manager, process(10, "python shop.py")) == advice
+    assert names.manager_advice(manager, None) == advice.replace(" shop ", " NAME ")
+
+
+def test_a_process_manager_on_windows() -> None:
+    monitor = r"C:\npm\node_modules\forever\bin\monitor"
+
+    assert names.process_manager(process(9, argv=(r"C:\node.exe", monitor, "x.js"))) == "forever"
+
+
+@pytest.mark.parametrize("command", ["python", "node -e 'serve()'", "python -c 'serve()'"])
+def test_what_an_interpreter_runs_without_a_name_has_no_name_in_advice(command: str) -> None:
+    advice = names.manager_advice(process(9, "pm2"), process(10, command))
+
+    assert advice == "pm2 stop NAME (pm2 list names them)"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("nodemon server.js", "systemd --user", "tmux", "monitor server.js", "python monitor.py"),
+        *("supervisorctl status", "npm run pm2", "vim /x/forever/bin/monitor-notes", "gunicorn x"),
+        "node server.js --watch /x/forever/bin/monitor",
+    ],
+)
+def test_others_are_no_process_managers(command: str) -> None:
+    assert names.process_manager(process(9, command)) == ""
 
 
 @pytest.mark.parametrize(
@@ -204,6 +330,10 @@ def test_systemd(name: str, command: str, *, systemd: bool) -> None:
         ("python", "python /usr/bin/jupyter-lab"),
         ("python", "python -m jupyterlab"),
         ("code", "/usr/share/code/code"),
+        ("xterm", "xterm -e bash"),
+        ("kitty", "/usr/bin/kitty"),
+        ("java", "/opt/pycharm/bin/pycharm"),
+        ("mosh-server", "mosh-server new"),
         ("node", "/home/me/.vscode-server/bin/1/node server-main.js"),
     ],
 )
@@ -232,10 +362,49 @@ def test_others_do_not(command: str) -> None:
         *("python /usr/bin/coverage run /usr/bin/pytest",),
         *("python -m debugpy --listen 5678 -m pytest", "python -m cProfile -m nox"),
         *("python /opt/pycharm/helpers/pycharm/_jb_pytest_runner.py --path tests",),
+        *("trial shop", "python -m stestr run", "node node_modules/.bin/karma start", "bun test"),
+        *("mix test", "deno test", "dotnet test", "node /x/.bin/playwright test", "rake"),
+        *(
+            "python -m portfree run 8000 -- make",
+            "portfree run -- make",
+            "python -m portfree._action",
+        ),
     ],
 )
 def test_test_runners(command: str) -> None:
     assert names.is_test_runner(process(9, command))
+
+
+@pytest.mark.parametrize(
+    ("command", "serves"),
+    [
+        ("node node_modules/.bin/karma start", True),
+        ("karma", True),
+        ("vitest --ui", False),
+        ("playwright run-server", False),
+        ("python server.py karma", False),
+    ],
+)
+def test_runners_that_are_servers_too(command: str, *, serves: bool) -> None:
+    assert names.serves(process(9, command)) is serves
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("portfree run 8000 -- pytest", True),
+        ("python -m portfree run -- pytest", True),
+        ("/x/bin/python /x/bin/portfree run -- pytest", True),
+        ("python -m portfree._action after", True),
+        ("portfree 8000", False),
+        ("portfree sweep", False),
+        ("portfree", False),
+        ("npm run portfree", False),
+        ("run portfree", False),
+    ],
+)
+def test_who_runs_commands_and_adopts_what_they_leave(command: str, *, runs: bool) -> None:
+    assert names.runs_commands(process(9, command)) is runs
 
 
 @pytest.mark.parametrize(
@@ -255,6 +424,9 @@ def test_a_test_runner_by_its_title() -> None:
         *("python server.py pytest", "python manage.py runserver", "coverage report", "go run ."),
         *("uvicorn tests.app:app", "grep pytest", "python -m http.server", "vim test_pytest.py"),
         *("git commit -m pytest", "cargo run"),
+        *("portfree 8000", "portfree sweep", "playwright run-server", "python -m portfree 8000"),
+        # A worker of pytest-xdist descends from one, and looks like none.
+        "python -c 'import sys;exec(eval(sys.stdin.readline()))'",
     ],
 )
 def test_whoever_merely_mentions_tests_is_no_runner(command: str) -> None:
@@ -389,6 +561,38 @@ def test_sshd_by_its_title() -> None:
 )
 def test_forwarders(command: str) -> None:
     assert names.is_forwarder(process(9, command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("ssh build.example", "ssh -L 8000:db:5432 build.example", "ssh -tt -i key build.example"),
+        *("ssh -l N build.example", "ssh -o ForwardAgent=no build.example", "ssh -vL 1:db:2 x"),
+        *("ssh -JN.example x", "ssh -p 22 -D 1080 -E f x"),
+    ],
+)
+def test_somebody_works_in_an_ssh_with_a_terminal(command: str) -> None:
+    assert names.is_interactive_ssh(process(9, command, terminal="pts/1"))
+    assert not names.is_interactive_ssh(process(9, command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("ssh -N -L 8000:db:5432 x", "ssh -NL 8000:db:5432 x", "ssh -fNTL 8000:db:5432 x"),
+        *("ssh -f x sleep 60", "ssh -i key -vN x", "ssh -L 8000:db:5432 x -N"),
+        *("autossh x", "kubectl port-forward x", "ssh-agent", "sshd", "sftp x"),
+    ],
+)
+def test_nobody_works_in_an_ssh_that_only_forwards(command: str) -> None:
+    assert not names.is_interactive_ssh(process(9, command, terminal="pts/1"))
+
+
+def test_an_ssh_that_other_sessions_share_is_worked_in() -> None:
+    assert names.is_interactive_ssh(titled(9, "ssh: /home/me/.ssh/cm [mux]", name="ssh"))
+    assert names.is_interactive_ssh(process(9, argv=("ssh: /home/me/.ssh/a b [mux]", "", "")))
+    assert not names.is_interactive_ssh(titled(9, "tmux: [mux]", name="tmux"))
+    assert not names.is_interactive_ssh(process(9, argv=(), name="ssh"))
 
 
 @pytest.mark.parametrize("command", ["sshd", "ssh-agent", "kubelet", "socat"])

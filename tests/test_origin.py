@@ -1076,6 +1076,7 @@ ELSEWHERE_PYTEST = THEIR_PYTEST._replace(session=800, terminal="pts/1", cwd=ELSE
 OTHER_TERMINAL = THEIR_PYTEST._replace(session=800, terminal="pts/1")
 SEATED = THEIR_SHELL._replace(forked=False)
 SCRIPTED = process(700, "python run_tests.py", session=600, terminal="pts/2")
+OUR_TWIN = OUR_PYTEST._replace(pid=700, start=700)
 RETITLED = titled(700, "[pytest tests/slow] test_b", name="pytest", session=600)
 
 
@@ -1240,10 +1241,28 @@ def beside(original: Process, *above: Process, project: str | None = PROJECT) ->
             used_by(OUR_PYTEST, "pytest (pid 900)", "copy")._replace(ours=True),
         ),
         case(
-            "of us, and not of a stranger with the same command line",
+            "of us, or of another one with our command line, which lives",
             holder(fork(OUR_PYTEST, 2000), INIT),
-            beside(OUR_PYTEST._replace(pid=700, start=700)),
+            beside(OUR_TWIN),
+            used_by(OUR_TWIN, "pytest (pid 700)", "copy"),
+        ),
+        case(
+            "of us, while another one with our command line is younger",
+            holder(fork(OUR_PYTEST, 2000), INIT),
+            beside(OUR_TWIN._replace(start=2001)),
             used_by(OUR_PYTEST, "pytest (pid 900)", "copy")._replace(ours=True),
+        ),
+        case(
+            "of us, while the caller is such a fork itself",
+            holder(fork(OUR_PYTEST, 2000), INIT),
+            context(fork(OUR_PYTEST, 910), OUR_PYTEST, OUR_SHELL, INIT, phase="after"),
+            used_by(OUR_PYTEST, "pytest (pid 900)", "copy"),
+        ),
+        case(
+            "above it, of a pytest that lives, and it has gone to another project",
+            holder(born({}, cwd=ELSEWHERE), fork(THEIR_PYTEST, 710), INIT, project=ELSEWHERE),
+            AT_WORK,
+            OF_PYTEST,
         ),
         case(
             "of the nox around us, for a hook",
@@ -1621,6 +1640,13 @@ def test_arrival(found: Holder) -> None:
     assert origin_of(found, ENDING) == CAME_UP
 
 
+def test_an_arrival_in_our_own_service() -> None:
+    found = holder(DAEMON._replace(unit="ci.service"), INIT)
+
+    assert arrival(found, ENDING._replace(unit="ci.service")) == CAME_UP
+    assert arrival(found, ENDING._replace(unit="other.service")) is None
+
+
 def test_an_arrival_in_our_own_control_group() -> None:
     asked = ENDING._replace(caller=ENDING.caller._replace(control_group="/x"))
 
@@ -1661,6 +1687,7 @@ def test_an_arrival_in_our_own_control_group() -> None:
             holder(DAEMON._replace(cwd=ELSEWHERE), INIT, project=ELSEWHERE),
             ENDING,
         ),
+        miss("it is a service", holder(DAEMON._replace(unit="redis.service"), INIT), ENDING),
         miss("somebody started it", holder(DAEMON, NODEMON, INIT), ENDING),
         miss("somebody at a terminal started it", holder(DAEMON, OUR_SHELL, INIT), ENDING),
         miss(
@@ -2467,7 +2494,8 @@ def _processes(draw: st.DrawFn) -> list[Process]:
     for pid in range(2, draw(st.integers(3, 9))):
         parent = draw(st.sampled_from(found))
         own = process(pid, draw(_COMMANDS), marks=draw(_marks()), forked=False)
-        if draw(st.sampled_from([False, False, True])) and parent.pid != 1:
+        may_fork = parent.pid != 1 and parent.name != "karma"  # Node.js forks nothing
+        if may_fork and draw(st.sampled_from([False, False, True])):
             own = fork(parent, pid, forked=draw(st.sampled_from([True, True, None])))
         terminal = draw(st.sampled_from([None, None, None, "pts/1"]))
         environment = draw(st.sampled_from(_ENVIRONMENTS))
@@ -2517,7 +2545,8 @@ def machines(draw: st.DrawFn) -> Machine:
     own = draw(st.sampled_from(everybody[1:]))
     # We may descend from anybody but the holder, and mostly do from nobody here.
     above = draw(st.sampled_from([None, None, *(each for each in everybody if each != own)]))
-    caller = OUR_PYTEST._replace(start=draw(st.integers(1, 9)), marks=draw(_marks()))
+    caller = process(900, "pytest tests/unit", session=800, terminal="pts/1")
+    caller = caller._replace(start=draw(st.integers(1, 9)), marks=draw(_marks()))
     ours = (caller, *((above, *_lineage(above, everybody)) if above else (OUR_SHELL, INIT)))
     session_folder = None
     if own.cwd == FOLDER:
@@ -2642,7 +2671,6 @@ _HIDE: dict[str, Callable[[Holder], Holder]] = {
         lineage=tuple(p._replace(session=None) for p in h.lineage)
     ),
     "its age": lambda h: _hide(h, lambda p: p._replace(started=None)),
-    "its place": lambda h: _hide(h, lambda p: p._replace(cwd=None))._replace(project=None),
 }
 
 

@@ -136,7 +136,7 @@ class Being:
             own = being.forked
             being = being.parent
             if being.kind in ("runner", "agent") and not own:
-                yield being
+                yield being if not being.forked else next(b for b in being.births() if b.runs_tests)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.actor.process.name} (pid {self.actor.pid})>"
@@ -317,7 +317,8 @@ class World:
             argv=process.argv,
             forked=True,
         )
-        child.gives = {}
+        # What it starts gets the environment that the original has made for that.
+        child.gives = being.gives if being.kind != "caller" else {}
         child.bare, child.run = being.bare, being.run
         child.forked = True
         child.actor.holds |= being.actor.holds
@@ -679,7 +680,7 @@ class World:
     def _may_be_of_a_run(self, being: Being) -> bool:
         """Whether nothing shows that it is not of a test run that is at work."""
         runs_ = [b for b in self.beings if b.alive and b.kind == "runner"]
-        return (being.bare == "wiped" or being.forked) and bool(runs_)
+        return being.forked or (being.bare == "wiped" and bool(runs_))
 
     def plainly_mine(self, being: Being) -> bool:
         """A server that we have at a terminal: to be freed where scope mine is asked for."""

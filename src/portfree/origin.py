@@ -199,12 +199,12 @@ def copy(holder: Holder, context: Context) -> Origin | None:
     at = next((at for at, process in enumerate(chain) if is_copy(process)), None)
     if at is None:
         return _copy_of_a_script(holder, context)
-    for process in context.ours:
-        if _may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
-            return _our_own("copy", process, context)
     for near in context.neighbours:
         if _may_be_original(near, holder, chain[at]):
             return _in_use("copy", near.process, near.lineage)
+    for process in context.ours:
+        if _may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
+            return _our_own("copy", process, context)
     if not left_at(holder, at):
         return None
     what = names.program(chain[at])
@@ -395,7 +395,8 @@ def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
         and (original.argv == forked.argv or (titled and names.is_test_runner(original)))
         and original.start <= forked.start
         and _may_be_of(original, forked)
-        and (holder.project is None or holder.project == near.project)
+        # Where an ancestor works is not asked, and what it has started may have gone elsewhere.
+        and (forked.pid != holder.pid or holder.project in (None, near.project))
         and not _in_another_session(original, holder, forked)
     )
 

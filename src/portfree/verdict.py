@@ -414,8 +414,9 @@ def _user_at_work(holder: Holder, context: Context) -> Holder | None:
     forks away on purpose, and looks like an orphan.
     """
     for user in holder.users:
-        at_work = _in_project(user, context) and launcher(user) is not None
-        if at_work and not context.is_ours(user.process):
+        # An editor or a terminal is somebody's by itself.
+        attended = launcher(user) is not None or names.is_multiplexer(user.process)
+        if attended and _in_project(user, context) and not context.is_ours(user.process):
             return user
     return None
 

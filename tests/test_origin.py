@@ -2718,3 +2718,23 @@ def test_a_wider_scope_stops_no_less(machine: Machine) -> None:
     ]
 
     assert stops == sorted(stops)
+
+
+# Found by random worlds
+
+
+def test_a_fork_may_have_started_a_server_in_another_project() -> None:
+    original = process(700, "python -m pytest", forked=False, cwd=ELSEWHERE)
+    copied = fork(original, 1500, session=700)
+    found = holder(process(), copied, INIT)
+    asked = context(neighbours=(neighbour(original, THEIR_SHELL, INIT, project=ELSEWHERE),))
+
+    assert judge(found, asked).rule == "live-run"
+
+
+def test_an_editor_that_is_connected_is_somebody_at_work() -> None:
+    editor = holder(process(500, "emacs --daemon"), INIT, sockets=())
+
+    verdict = judge(holder(users=(editor,)), context())
+
+    assert (verdict.action, verdict.rule) == ("keep", "attended")

@@ -83,6 +83,10 @@ SHELL_AT_A_TERMINAL_AS_PID_1 = process(1, "bash", session=1, terminal="pts/0")
         ),
         pytest.param([process(9, "bun run dev"), INIT], id="a wrapper by its subcommand"),
         pytest.param([process(9, "honcho start"), INIT], id="who starts several, adopted"),
+        pytest.param(
+            [process(9, "npm start", session=8, terminal="pts/1", foreground=True), INIT],
+            id="a wrapper in the foreground, which is no shell",
+        ),
         pytest.param([process(9, "script -qc server"), INIT], id="script(1), adopted"),
         pytest.param(
             [process(9, "sh x", terminal="pts/7"), process(8, "script -qc 'sh x'"), INIT],
@@ -352,7 +356,7 @@ def test_another_adopter_in_sight_may_have_been_given_an_id_by_hand() -> None:
 
 def in_the_session_of_portfree_run(run: str, mark: str = "PORTFREE_RUN_ID") -> Holder:
     server = process(2000, marks={mark: run}, session=9)
-    return holder(server, process(9, "portfree run -- make"), INIT)
+    return holder(server, process(9, "portfree run -- make", terminal="pts/1"), INIT)
 
 
 def test_a_portfree_run_has_not_started_what_another_run_has() -> None:
@@ -412,6 +416,11 @@ WIPED = process(2000, environment="wiped")
             [process(2000, marks={"PYTEST_CURRENT_TEST": "b"}), marked(9), INIT],
             0,
             id="its parent has another value",
+        ),
+        pytest.param(
+            [process(2000, marks={"PYTEST_CURRENT_TEST": "b"}), marked(9, "sh x"), INIT],
+            0,
+            id="a wrapper above it has another value",
         ),
         pytest.param(
             [

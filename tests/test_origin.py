@@ -46,11 +46,15 @@ from portfree.origin import (
     Origin,
     State,
     arrival,
+    asks_to_stay,
+    birth,
     copy,
     descent,
     folder,
     id_,
+    is_siblings,
     mark,
+    may_be_for_this_run,
     needs_neighbours,
     origin_of,
     unreadable,
@@ -58,7 +62,7 @@ from portfree.origin import (
 from portfree.ports import Port
 from portfree.report import SCOPES, Scope
 from portfree.system.boundary import CI_JOB_IDS, MARKS, Environment, Lock, Process
-from portfree.verdict import judge
+from portfree.verdict import judge, with_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -505,6 +509,11 @@ def test_id(found: Holder, asked: Context, origin: Origin) -> None:
             context(run=(THEIRS, OURS), phase="after"),
         ),
         miss(
+            "the run around ours, and one around that has ended",
+            holder(born(run_id(THEIRS, OURS)), NODEMON, INIT, live_runs=alive(OURS)),
+            context(run=(OURS,), phase="after"),
+        ),
+        miss(
             "it has ended, and a program that looks after it lives",
             holder(born(run_id(THEIRS)), NODEMON, INIT),
         ),
@@ -682,6 +691,12 @@ def test_the_mark_of_a_run_that_has_ended(found: Holder, origin: Origin) -> None
             used_by(THEIR_PYTEST._replace(owner=ROOT), "pytest (pid 700)", "mark", alone=True),
         ),
         case(
+            "a runner that is a server too, at a terminal",
+            holder(born(IN_A_TEST), INIT),
+            context(neighbours=(neighbour(ADOPTED_KARMA, OUR_SHELL, INIT),)),
+            used_by(ADOPTED_KARMA, "karma (pid 77)", "mark"),
+        ),
+        case(
             "a runner that does not tell whose it is",
             holder(born(IN_A_TEST), INIT),
             context(neighbours=(neighbour(THEIR_PYTEST._replace(owner=None), INIT),)),
@@ -770,6 +785,21 @@ def test_the_mark_of_a_run_that_has_ended(found: Holder, origin: Origin) -> None
             holder(born(IN_A_TEST), RUNNER._replace(terminal=None), INIT),
             context(),
             used_by(RUNNER._replace(terminal=None), "run_tests (pid 9)", "mark", alone=True),
+        ),
+        case(
+            "such a program, and who started that is out of sight",
+            holder(born(IN_A_TEST), RUNNER),
+            context(),
+            used_by(RUNNER, "run_tests (pid 9)", "mark"),
+        ),
+        case(
+            "such a program, above a process manager",
+            holder(
+                *(born(IN_A_TEST), process(1900, "supervisord -n", marks=IN_A_TEST)),
+                *(RUNNER, THEIR_SHELL, INIT),
+            ),
+            context(),
+            used_by(RUNNER, "run_tests (pid 9)", "mark"),
         ),
         case(
             "such a program, above a master",
@@ -936,6 +966,19 @@ def test_a_server_that_is_called_like_a_runner_has_not_started_itself() -> None:
         miss(
             "the first process of a container may have set it",
             holder(born(IN_A_TEST, session=1), process(1, "app", session=1)),
+            context(process(900, "pytest", ppid=0)),
+        ),
+        miss(
+            "somebody who sits in a program may have set it",
+            holder(born(IN_A_TEST), process(9, "ipython", terminal="pts/3"), INIT),
+        ),
+        miss(
+            "a fork of ours set it",
+            holder(born(IN_A_TEST), fork(OUR_PYTEST, 910), OUR_PYTEST, OUR_SHELL, INIT),
+        ),
+        miss(
+            "an editor between, and who started that lives",
+            holder(born(IN_A_TEST), process(9, "emacs", marks=IN_A_TEST), RUNNER, INIT),
         ),
         miss("tmux set it", holder(born(IN_A_TEST), TMUX, INIT)),
         miss("we set it", holder(born(IN_A_TEST), OUR_PYTEST, OUR_SHELL, INIT)),
@@ -1005,6 +1048,11 @@ def test_a_server_that_is_called_like_a_runner_has_not_started_itself() -> None:
             "around us is no pytest but a nox",
             holder(process(750, marks=VERSION), OUR_SHELL, INIT),
             IN_NOX._replace(phase="after"),
+        ),
+        miss(
+            "it bears no mark of a pytest",
+            holder(process(750), OUR_SHELL, INIT),
+            AROUND._replace(phase="after"),
         ),
         miss(
             "it has an id, which tells more",
@@ -1309,6 +1357,10 @@ def test_copy(found: Holder, asked: Context, origin: Origin) -> None:
             beside(titled(700, "nginx: master process", session=600)),
         ),
         case("a runner of one word", beside(process(700, "pytest", session=600))),
+        case(
+            "a runner at a path with a space",
+            beside(process(700, argv=("/opt/my python", "-m", "pytest", "-x"), session=600)),
+        ),
     ],
 )
 def test_who_has_certainly_not_been_forked(asked: Context) -> None:
@@ -1349,6 +1401,11 @@ def test_who_has_certainly_not_been_forked(asked: Context) -> None:
             "such a script with other arguments",
             holder(fork(SCRIPTED, 2000), INIT),
             beside(process(700, "python run_tests.py --slow", session=600)),
+        ),
+        miss(
+            "a pytest that has changed its title",
+            holder(fork(SCRIPTED, 2000), INIT),
+            beside(RETITLED),
         ),
         miss(
             "such a script in another project",
@@ -1466,6 +1523,17 @@ def there(
             there(KILLED, redis(), process(9, "redis-sentinel", cwd=FOLDER), INIT),
             TODAY,
             LEFT_IN,
+        ),
+        *(
+            case(
+                f"its master still works there, and it {what}",
+                there(KILLED, redis(cwd=cwd), process(9, "redis-sentinel", cwd=FOLDER), INIT),
+                TODAY,
+                LEFT_IN._replace(
+                    why="it runs in the temporary folder pytest-7 of a pytest that has ended"
+                ),
+            )
+            for what, cwd in (("has gone home", HOME), ("does not tell where it works", None))
         ),
         case(
             "its pytest lives",
@@ -1843,6 +1911,166 @@ def test_unreadable(found: Holder, asked: Context, origin: Origin) -> None:
 def test_not_unreadable(found: Holder, asked: Context, instead: str) -> None:
     assert unreadable(found, asked) is None
     assert told(found, asked) == instead
+
+
+# What else the rules ask
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        case("it bears a mark", holder(born(IN_A_TEST), INIT)),
+        case("a mark of CI", holder(born(JOB), INIT)),
+        case("an ancestor bears one", holder(process(), NODEMON, STEP._replace(marks=NOX), INIT)),
+        case("its environment was wiped", holder(DAEMON, INIT)),
+        case("its environment is hidden", holder(process(2000, environment="unreadable"), INIT)),
+        case("it is incomplete", holder(process(2000, complete=False), INIT)),
+        case("it is a fork of a runner", holder(COPY, NODEMON, INIT)),
+        case("an ancestor is one", holder(process(), fork(GITLAB, 710), INIT)),
+        case("it is in a folder of pytest", there(UNLOCKED, redis(environment="read"))),
+        case("it is a fork of anything, and was adopted", holder(fork(SCRIPTED, 2000), INIT)),
+    ],
+)
+def test_it_takes_the_neighbours_to_tell(found: Holder) -> None:
+    assert needs_neighbours(found)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        case("it reads well", holder()),
+        case("it descends from a runner", below(THEIR_PYTEST, THEIR_SHELL, INIT)),
+        case("it is a fork, and somebody looks after it", holder(fork(SCRIPTED, 2000), SCRIPTED)),
+        case("its parent was adopted", holder(fork(SCRIPTED, 2000), SCRIPTED, INIT)),
+        case("it has executed a program, and was adopted", holder(process(2000, forked=False))),
+        case("it does not tell whether it did", holder(process(2000, forked=None), INIT)),
+    ],
+)
+def test_it_takes_no_neighbours_to_tell(found: Holder) -> None:
+    assert not needs_neighbours(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [
+        case("our child", below(OUR_PYTEST, OUR_SHELL, INIT), context()),
+        case("a fork of us", holder(fork(OUR_PYTEST, 2000), INIT), context()),
+        case(
+            "in our own temporary folder",
+            there(LOCKED._replace(lock=Lock(900, NOW), process=OUR_PYTEST)),
+            TODAY,
+        ),
+        case("born in a test after us", holder(born(IN_A_TEST), INIT), context()),
+        case("born in a nox session after us", holder(born(NOX), INIT), context()),
+        case("as old as we are", holder(born(IN_A_TEST, start=900), INIT), context()),
+        case("it has wiped its environment after us", holder(DAEMON, INIT), context()),
+    ],
+)
+def test_what_may_have_been_started_for_the_run_that_begins(found: Holder, asked: Context) -> None:
+    found = with_origin(found, asked)
+
+    assert may_be_for_this_run(found, asked)
+    # A conftest.py has started it: the run may count on it.
+    assert judge(found, asked._replace(phase="before"))[:2] == ("keep", "own-run")
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [
+        case("born in no test", holder(), context()),
+        case("older than we are", holder(born(IN_A_TEST, start=899), INIT), context()),
+        case("it has wiped its environment before us", holder(DAEMON._replace(start=1)), context()),
+        case("its environment is hidden", holder(HIDDEN, INIT), context()),
+        case("a CI job", holder(born(JOB), INIT), context()),
+        case("a fork of another one", holder(COPY, INIT), AT_WORK),
+        case(
+            "in another control group",
+            holder(born(IN_A_TEST, control_group="/x"), INIT),
+            context(OUR_PYTEST._replace(control_group="/y"), INIT),
+        ),
+        case("below our parent", below(OUR_SHELL, INIT), context()),
+    ],
+)
+def test_what_was_not_started_for_the_run_that_begins(found: Holder, asked: Context) -> None:
+    assert not may_be_for_this_run(with_origin(found, asked), asked)
+
+
+OF_GW1 = {"PYTEST_XDIST_WORKER": "gw1"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        case("another worker", holder(process(711, EXECNET), XDIST, INIT)),
+        case("what it has started", below(process(711, EXECNET), XDIST, INIT)),
+        case("what it has started, adopted", holder(born(OF_GW1), INIT)),
+        case("the same, as old as our controller", holder(born(OF_GW1, start=705), INIT)),
+    ],
+)
+def test_what_belongs_to_another_worker_of_our_xdist(found: Holder) -> None:
+    assert is_siblings(found, IN_GW0)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [
+        case("our own", holder(process(), IN_GW0.caller, XDIST, INIT), IN_GW0),
+        case("our own, adopted", holder(born({"PYTEST_XDIST_WORKER": "gw0"}), INIT), IN_GW0),
+        case("nobody's", holder(), IN_GW0),
+        case("older than our controller", holder(born(OF_GW1, start=704), INIT), IN_GW0),
+        case("of another run", holder(born(OF_GW1 | run_id(THEIRS)), INIT), IN_GW0),
+        case("another worker, and we are none", holder(born(OF_GW1), INIT), context()),
+        case(
+            "another worker, and we only have the name of one",
+            holder(born(OF_GW1), INIT),
+            context(IN_GW0.caller, OUR_SHELL, INIT),
+        ),
+    ],
+)
+def test_what_belongs_to_no_other_worker_of_our_xdist(found: Holder, asked: Context) -> None:
+    assert not is_siblings(found, asked)
+
+
+@pytest.mark.parametrize(
+    ("marks", "says"),
+    [
+        ({}, ""),
+        (VERSION, ""),
+        (IN_A_TEST | NOX, f"started in {TEST}"),
+        (NEXTEST, "started in api::search"),
+        (NOX | TOX, "started in nox session tests-3.13"),
+        (TOX, "started in tox environment py313"),
+    ],
+)
+def test_where_it_was_born_in_words(marks: Mapping[str, str], says: str) -> None:
+    assert birth(holder(born(marks), INIT)) == says
+
+
+@pytest.mark.parametrize(
+    ("marks", "says"),
+    [
+        ({}, ""),
+        ({"PORTFREE_KEEP": "1"}, "PORTFREE_KEEP=1"),
+        ({"PORTFREE_KEEP": "yes"}, ""),
+        ({"BUILD_ID": "dontKillMe"}, "BUILD_ID=dontKillMe"),
+        ({"BUILD_ID": "12"}, ""),
+        ({"JENKINS_NODE_COOKIE": "dontKillMe"}, "JENKINS_NODE_COOKIE=dontKillMe"),
+        ({"RUNNER_TRACKING_ID": ""}, "an empty RUNNER_TRACKING_ID"),
+        ({"RUNNER_TRACKING_ID": "github_1"}, ""),
+    ],
+)
+def test_who_asks_to_be_left_running(marks: Mapping[str, str], says: str) -> None:
+    assert asks_to_stay(holder(born(marks), INIT), context()) == says
+    # What was wiped, or is the same for all below, still stands above.
+    above = process(9, "sh x", marks=marks)
+    assert asks_to_stay(holder(process(), above, INIT), context()) == says
+
+
+def test_an_empty_id_that_ours_is_too_asks_for_nothing() -> None:
+    found = holder(born({"RUNNER_TRACKING_ID": ""}), INIT)
+    agent = AGENT._replace(marks={"RUNNER_TRACKING_ID": ""})
+
+    assert asks_to_stay(found, context(OUR_PYTEST, agent, INIT)) == ""
 
 
 # The order: the first that applies

@@ -358,11 +358,8 @@ def _split(run: list[Outcome]) -> list[list[Outcome]]:
 
 def _evidence(holder: HolderReport) -> str:
     """For a holder that is stopped for its origin: what shows that."""
-    verdict = holder.verdict
-    if verdict.action == "keep" or verdict.rule not in ("own-run", "left-behind"):
-        return ""
-    # What has no origin of its own there descends from whoever asks.
-    return f" (evidence: {holder.origin.evidence if holder.origin else 'descent'})"
+    proved = holder.verdict.action == "stop" and holder.verdict.rule in ("own-run", "left-behind")
+    return f" (evidence: {holder.origin.evidence})" if proved and holder.origin else ""
 
 
 def _in_order(holders: Sequence[HolderReport]) -> Iterator[HolderReport]:

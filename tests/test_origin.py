@@ -975,6 +975,8 @@ def test_a_server_that_is_called_like_a_runner_has_not_started_itself() -> None:
         miss(
             "a fork of ours set it",
             holder(born(IN_A_TEST), fork(OUR_PYTEST, 910), OUR_PYTEST, OUR_SHELL, INIT),
+            context(),
+            "copy live",
         ),
         miss(
             "an editor between, and who started that lives",
@@ -2966,3 +2968,14 @@ def test_an_editor_that_is_connected_is_somebody_at_work() -> None:
     verdict = judge(holder(users=(editor,)), context())
 
     assert (verdict.action, verdict.rule) == ("keep", "attended")
+
+
+def test_what_comes_up_in_another_container_is_not_of_our_run() -> None:
+    daemon = process(2000, environment="wiped", container="f00d")
+    asked = context(
+        OUR_SHELL, INIT, phase="after", ending="1.2.3", began=1.0, quiet=frozenset({Port(8000)})
+    )
+
+    assert judge(holder(daemon, INIT), asked).rule == "container"
+    inside = holder(daemon._replace(container=None), INIT)
+    assert judge(inside, asked).rule == "own-run"

@@ -258,6 +258,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and process.environment == "wiped"
         and process.owner in context.owners
         and process.unit in (None, context.unit)
+        and process.container is None
         and holder.project in (None, context.project)
         and launcher(holder) is None
         and _in_same_group(holder, context)

@@ -1361,7 +1361,7 @@ def test_copy(found: Holder, asked: Context, origin: Origin) -> None:
         case("a runner of one word", beside(process(700, "pytest", session=600))),
         case(
             "a runner at a path with a space",
-            beside(process(700, argv=("/opt/my python", "-m", "pytest", "-x"), session=600)),
+            beside(process(700, argv=("/my tools/python", "-m", "pytest", "-x"), session=600)),
         ),
     ],
 )

@@ -1493,7 +1493,7 @@ def there(
         ),
         case(
             "its pid has passed to another one",
-            there(LOCKED._replace(process=OWNER._replace(started=NOW - 96.9))),
+            there(LOCKED._replace(process=process(700, "vim notes", started=NOW - 96.9))),
             TODAY,
             LEFT_IN,
         ),

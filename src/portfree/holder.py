@@ -180,6 +180,8 @@ def bearer(holder: Holder, mark: str) -> int | None:
         # What was wiped, or dropped below a wrapper, still stands above.
         if value or (child.environment == "read" and not names.is_wrapper(parent)):
             break
+        if names.process_manager(parent) or names.is_multiplexer(parent):
+            break  # these serve others, too
         value = parent.marks.get(mark)
     if not value:
         return None
@@ -206,7 +208,8 @@ def was_left(holder: Holder, mark: str) -> bool:
         other_run = mark == RUN_ID and innermost.split(".")[0] != str(adopter.pid)
         adopts = adopter.pid == 1 and other_run
         if names.runs_commands(adopter):
-            adopts = other_run if mark == RUN_ID else adopter.marks.get(mark) != value
+            unmarked = adopter.environment == "read" and adopter.marks.get(mark) != value
+            adopts = other_run if mark == RUN_ID else unmarked
         if adopts:
             return not seats(chain[: top + 1])
     return left_at(holder, top)

@@ -66,6 +66,13 @@ _ADVICE = {
     "god": "god stop {app} (god status names them)",
 }
 
+_OTHER_SHELLS = frozenset({"nu", "xonsh", "pwsh", "elvish", "oil", "osh", "ysh"})
+"""Shells that people type into, and that hardly anything runs a command with."""
+
+_SHELL_OPTIONS_WITH_VALUE = frozenset(
+    {"--rcfile", "--init-file", "--init-command", "-C", "-O", "+O", "-o", "+o"}
+)
+
 _NO_SERVERS = SHELLS | {
     "sleep",
     "tail",
@@ -108,6 +115,7 @@ TEST_RUNNERS = frozenset(
     {
         *("pytest", "py.test", "nox", "tox", "unittest", "nose2", "behave", "robot"),
         *("trial", "stestr", "green"),
+        "pytest-xdist",  # the title of its workers, where setproctitle is installed
         *("jest", "vitest", "mocha", "ava", "cypress", "karma"),
         *("ctest", "cargo-nextest", "gotestsum", "phpunit", "rspec", "rake"),
         # What PyCharm and VS Code start pytest and unittest with.
@@ -127,6 +135,9 @@ CI_AGENTS = frozenset(
     {
         *("runner.worker", "runner.listener", "agent.worker", "agent.listener", "act"),
         *("gitlab-runner", "gitlab-ci-multi-runner", "buildkite-agent", "circleci-agent"),
+        *("circleci-runner", "circleci-launch-agent"),
+        # TeamCity, by java -cp
+        *("jetbrains.buildserver.agent.agentmain", "jetbrains.buildserver.agent.launcher"),
         *("drone-runner-exec", "woodpecker-agent", "agent.jar", "remoting.jar", "slave.jar"),
         *("hudson.remoting.jnlp.main", "hudson.remoting.launcher"),  # Jenkins, by java -cp
         *("forgejo-runner", "act_runner", "concourse", "cirrus", "travis-worker"),
@@ -309,13 +320,27 @@ def is_shell(process: Process) -> bool:
 
 
 def is_interactive_shell(process: Process) -> bool:
-    """Whether it is a shell that reads its commands from a terminal, and not from a command line
-    or a script.
+    """Whether it is a shell that may read its commands from a terminal.
+
+    False must mean that it certainly runs a command (``-c``) or a script.
     """
-    _, *rest = _words(process) or ("",)
-    return is_shell(process) and all(
-        word.startswith("-") and (word.startswith("--") or "c" not in word) for word in rest
-    )
+    first, *rest = _words(process) or ("",)
+    if program(process) not in SHELLS | _OTHER_SHELLS:
+        return False
+    if _plain(first) == "busybox":
+        rest = rest[1:]
+    words = iter(rest)
+    runs_one = False
+    for word in words:
+        if word in _SHELL_OPTIONS_WITH_VALUE:
+            next(words, None)
+        elif word.startswith("--") and word != "--command":
+            continue
+        elif word.startswith(("-", "+")):
+            runs_one = runs_one or "c" in word
+        else:
+            runs_one = True
+    return not runs_one
 
 
 def is_wrapper(process: Process) -> bool:
@@ -357,9 +382,14 @@ def is_interactive_ssh(process: Process) -> bool:
     """
     if program(process) != "ssh":
         return False
-    if process.argv and process.argv[0].endswith("[mux]"):
+    if is_shared_ssh(process):
         return True
     return process.terminal is not None and not _ssh_flags(process) & {"N", "f"}
+
+
+def is_shared_ssh(process: Process) -> bool:
+    """Whether other sessions go through it (ControlMaster in ssh_config(5)): it says so itself."""
+    return bool(process.argv) and process.argv[0].endswith("[mux]") and program(process) == "ssh"
 
 
 def _ssh_flags(process: Process) -> set[str]:

@@ -27,6 +27,7 @@ from portfree.holder import (
     leads_terminal,
     left_at,
     named,
+    same,
     seats,
     was_left,
 )
@@ -180,8 +181,14 @@ def mark(holder: Holder, context: Context) -> Origin | None:
     born = any(map(holder.mark, _OF_RUNNERS))
     if born and not told and (found := _by_neighbours("mark", holder, context)):
         return found
+    # A fork of another worker of our xdist controller has no worker's name.
+    nameless = born and not told and not holder.mark(XDIST_WORKER)
+    if nameless and (controller := _may_be_our_controllers(holder, context)):
+        return controller
     born_in = [name for name in _OF_RUNNERS if bearer(holder, name) is not None]
     if any(was_left(holder, name) for name in born_in):
+        if live := _locked(holder, context):
+            return live
         return Origin("mark", "ended", _runner_of(born_in), why=_born(holder))
     if setter := next((p for name in born_in if (p := _setter(holder, name, context))), None):
         return _in_use("mark", setter, _above(holder, setter))
@@ -204,9 +211,13 @@ def copy(holder: Holder, context: Context) -> Origin | None:
             return _in_use("copy", near.process, near.lineage)
     for process in context.ours:
         if _may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
-            return _our_own("copy", process, context)
+            if left_at(holder, at) or holder.descends_from(context.caller):
+                return _our_own("copy", process, context)
+            return Origin("copy", "live", named(process), runner=process)
     if not left_at(holder, at):
         return None
+    if live := _locked(holder, context):
+        return live
     what = names.program(chain[at])
     who = "it is" if at == 0 else f"{named(chain[at])} above it is"
     why = f"{who} a fork of a {what} that has ended"
@@ -223,10 +234,12 @@ def folder(holder: Holder, context: Context) -> Origin | None:
         owner = found.process
         dead = owner is None and not found.hidden
         # A process that is younger than the lock has got the pid of the one that made it.
+        # So seems one whose clock was set forward since; a test runner is given the benefit.
         recycled = (
             owner is not None
             and owner.started is not None
             and owner.started > found.lock.made + _CLOCKS_DIFFER
+            and not (names.is_test_runner(owner) and not is_copy(owner))
         )
         if not dead and not recycled:
             if owner is None:
@@ -259,6 +272,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and process.owner in context.owners
         and process.unit in (None, context.unit)
         and process.container is None
+        and process.cwd is not None
         and holder.project in (None, context.project)
         and launcher(holder) is None
         and _in_same_group(holder, context)
@@ -277,14 +291,8 @@ def unreadable(holder: Holder, context: Context) -> Origin | None:
     process = holder.process
     if (process.environment == "read" and process.complete) or _is_seated(holder):
         return None
-    # Our own xdist controller's other workers are at work, too.
-    controller = context.xdist_controller
-    if (
-        controller is not None
-        and controller.start <= process.start
-        and not holder.descends_from(context.caller)
-    ):
-        return _in_use("unreadable", controller, ())
+    if controller := _may_be_our_controllers(holder, context):
+        return controller._replace(evidence="unreadable")
     return _by_neighbours("unreadable", holder, context)
 
 
@@ -352,6 +360,24 @@ def _surrounding(holder: Holder, context: Context) -> Origin | None:
     return None
 
 
+def _may_be_our_controllers(holder: Holder, context: Context) -> Origin | None:
+    """Our own xdist controller's other workers are at work, too."""
+    controller = context.xdist_controller
+    if (
+        controller is None
+        or controller.start > holder.process.start
+        or holder.descends_from(context.caller)
+    ):
+        return None
+    return Origin("mark", "live", named(controller), runner=controller)
+
+
+def _locked(holder: Holder, context: Context) -> Origin | None:
+    """The live session in whose temporary folder it works: then nothing proves an end."""
+    found = folder(holder, context)
+    return found if found and found.state == "live" else None
+
+
 def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
     """The live run of an unrelated test runner that may have started an adopted holder."""
     # A runner that is the first process of a container adopts what other runners have started.
@@ -376,15 +402,28 @@ def _may_have_started(near: Neighbour, holder: Holder) -> bool:
         and near.process.start <= holder.process.start
         and _may_be_of(near.process, holder.process)
         # A server that has gone to / or to a temporary directory does not tell its project.
-        and (holder.project is None or holder.project == near.project)
+        and _may_share_a_project(holder, near)
     )
+
+
+def _may_share_a_project(holder: Holder, near: Neighbour) -> bool:
+    """Whether they may work in the same project: without a repository, a package below a folder
+    with a pyproject.toml may have one of its own.
+    """
+    theirs, its = near.project, holder.project
+    if its is None or its == theirs:
+        return True
+    if theirs is None or holder.repository is not None:
+        return False
+    return PurePath(its).is_relative_to(theirs) or PurePath(theirs).is_relative_to(its)
 
 
 def _may_be_of(runner: Process, child: Process) -> bool:
     """Whether a process of the one's user may have started one of the other's: root may start
     anybody's.
     """
-    return runner.owner in (None, 0) or child.owner is None or runner.owner == child.owner
+    root = 0 in (runner.owner, child.owner)  # and by sudo, anybody root's
+    return root or None in (runner.owner, child.owner) or runner.owner == child.owner
 
 
 def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
@@ -397,7 +436,8 @@ def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
         and original.start <= forked.start
         and _may_be_of(original, forked)
         # Where an ancestor works is not asked, and what it has started may have gone elsewhere.
-        and (forked.pid != holder.pid or holder.project in (None, near.project))
+        and (forked.pid != holder.pid or _may_share_a_project(holder, near))
+        and not (names.serves(original) and _is_alone(original, near.lineage))
         and not _in_another_session(original, holder, forked)
     )
 
@@ -538,7 +578,8 @@ def _our_own(evidence: Evidence, runner: Process, context: Context) -> Origin | 
     if runner.pid == context.caller.pid:
         ours = not context.surrounded_here
         return Origin(evidence, "live", named(runner), runner=runner, ours=ours)
-    if context.phase == "call" and runner != context.xdist_controller:
+    controller = context.xdist_controller
+    if context.phase == "call" and not (controller and same(runner, controller)):
         return None
     return Origin(evidence, "live", named(runner), runner=runner)
 
@@ -550,7 +591,8 @@ def _in_use(evidence: Evidence, runner: Process, lineage: tuple[Process, ...]) -
 
 def _is_alone(process: Process, lineage: tuple[Process, ...]) -> bool:
     """Whether nobody looks after a process any more."""
-    return bool(lineage) and launcher(Holder(process, lineage=lineage)) is None
+    known = bool(lineage) or process.ppid is None
+    return known and launcher(Holder(process, lineage=lineage)) is None
 
 
 def _above(holder: Holder, process: Process) -> tuple[Process, ...]:

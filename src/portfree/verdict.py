@@ -351,6 +351,8 @@ def _left_behind(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
     if origin is None or origin.state != "ended" or _may_stay(holder, context):
         return None
+    if names.is_shared_ssh(holder.process):
+        return None  # others work through it
     return Verdict("stop", "left-behind", origin.why)
 
 
@@ -470,12 +472,14 @@ def _why_kept(holder: Holder, context: Context) -> str:
         at = f" at {process.terminal}" if process.terminal else ""
         by = f", started by {starter}" if starter else ""
         return f"it is suspended (Ctrl-Z{at}){by}, in {where}"
-    if starter:
+    asked = asks_to_stay(holder, context)
+    if starter and not asked:
         return f"started by {starter} in {where}"
     # Nobody looks after it. That alone is no proof that nobody needs it: say what else is missing.
     lone = f"nobody looks after it any more, but it runs in {where}"
-    if asked := asks_to_stay(holder, context):
-        return f"it asks to be left running ({asked})"
+    if asked:
+        by = f", started by {starter}" if starter else ""
+        return f"it asks to be left running ({asked}){by}, in {where}"
     if user := _user_at_work(holder, context):
         return f"{named(user.process)}, which is looked after, is connected to it, in {where}"
     if names.is_forwarder(process):

@@ -418,6 +418,19 @@ def test_a_test_runner_by_its_title() -> None:
     assert names.is_test_runner(titled(9, "node (vitest)", name="node"))
 
 
+def test_a_worker_of_xdist() -> None:
+    for title in ("[pytest-xdist running] tests/test_a.py::test", "[pytest-xdist idle]"):
+        assert names.is_xdist_worker(titled(9, title, name=title[:15]))
+    assert names.is_xdist_worker(
+        process(9, "python -u -c 'import sys;exec(eval(sys.stdin.readline()))'")
+    )
+
+
+@pytest.mark.parametrize("command", ["python -c 'exec(eval(sys.argv[1]))'", "pytest -n 2"])
+def test_no_worker_of_xdist(command: str) -> None:
+    assert not names.is_xdist_worker(process(9, command))
+
+
 @pytest.mark.parametrize(
     "command",
     [

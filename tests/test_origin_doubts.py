@@ -23,7 +23,7 @@ from build import (
 )
 from portfree.context import Context
 from portfree.holder import Holder
-from portfree.origin import descent, folder
+from portfree.origin import copy, descent, folder
 from portfree.system.boundary import Lock, Process
 from portfree.verdict import judge
 from test_origin import (
@@ -118,6 +118,20 @@ def test_the_fork_of_a_worker_that_has_changed_its_title_since() -> None:
     )
     near = (neighbour(XDIST, THEIR_SHELL, INIT), neighbour(new, XDIST, THEIR_SHELL, INIT))
     assert_kept(holder(fork(old, 2000), INIT), context(neighbours=near))
+
+
+def test_the_fork_of_a_worker_that_had_no_title_yet() -> None:
+    old = process(711, EXECNET, marks=VERSION, session=600)
+    new = titled(711, "[pytest-xdist running] one", name="[pytest-xdist r", session=600)
+    near = (neighbour(XDIST, THEIR_SHELL, INIT), neighbour(new, XDIST, THEIR_SHELL, INIT))
+    assert_kept(holder(fork(old, 2000), INIT), context(neighbours=near))
+
+
+def test_the_title_of_our_own_worker_is_not_that_of_any_other_runner() -> None:
+    us = titled(710, "[pytest-xdist running] one", name="[pytest-xdist r")
+    found = copy(holder(COPY, INIT), context(us, XDIST, INIT))
+    assert found is not None
+    assert found.state == "ended"
 
 
 def test_two_looks_at_the_controller_of_our_xdist() -> None:

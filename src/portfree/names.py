@@ -467,6 +467,14 @@ def is_pytest(process: Process) -> bool:
     return bool(names(process) & {"pytest", "py.test"})
 
 
+def is_xdist_worker(process: Process) -> bool:
+    """By the title that it gives itself where setproctitle is installed, or by the command that
+    execnet starts it with (popen_bootstrapline in its gateway_io.py).
+    """
+    started = "exec(eval(sys.stdin.readline()))" in "".join(process.argv[-1:])
+    return started or program(process) == "pytest-xdist"
+
+
 def is_ci_agent(process: Process) -> bool:
     return bool(names(process) & CI_AGENTS)
 

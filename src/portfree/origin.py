@@ -429,10 +429,9 @@ def _may_be_of(runner: Process, child: Process) -> bool:
 def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
     """False must mean that the one was certainly not forked from the other."""
     original = near.process
-    titled = len(original.argv) == 1 and " " in original.argv[0]  # it may have changed it since
     return (
         original.forked is not True
-        and (original.argv == forked.argv or (titled and names.is_test_runner(original)))
+        and _may_have_had_its_command_line(original, forked)
         and original.start <= forked.start
         and _may_be_of(original, forked)
         # Where an ancestor works is not asked, and what it has started may have gone elsewhere.
@@ -440,6 +439,17 @@ def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
         and not (names.serves(original) and _is_alone(original, near.lineage))
         and not _in_another_session(original, holder, forked)
     )
+
+
+def _may_have_had_its_command_line(original: Process, forked: Process) -> bool:
+    if original.argv == forked.argv:
+        return True
+    # A program that gives itself a title may have changed that since.
+    if len(original.argv) != 1 or " " not in original.argv[0]:
+        return False
+    if names.is_xdist_worker(original):
+        return names.is_xdist_worker(forked)
+    return names.is_test_runner(original) and is_copy(forked)
 
 
 def _in_another_session(original: Process, holder: Holder, forked: Process) -> bool:
@@ -463,11 +473,8 @@ def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
     if process.forked is not True or not is_adopted(holder, 0):
         return None
     for near in context.neighbours:
-        if (
-            near.process.argv == process.argv
-            and not _is_alone(near.process, near.lineage)
-            and _may_be_original(near, holder, process)
-        ):
+        looked_after = not _is_alone(near.process, near.lineage)
+        if looked_after and _may_be_original(near, holder, process):
             return _in_use("copy", near.process, near.lineage)
     return None
 

@@ -1699,10 +1699,6 @@ CAME_UP = Origin("arrival", "live", "this run", id=OURS, ours=True)
             "it has two of the ports",
             holder(DAEMON, INIT, sockets=[socket(1), socket(2, Port(8001))]),
         ),
-        case(
-            "its control group is told, and ours is not",
-            holder(DAEMON._replace(control_group="/x"), INIT),
-        ),
     ],
 )
 def test_arrival(found: Holder) -> None:
@@ -1721,7 +1717,7 @@ def test_an_arrival_in_our_own_control_group() -> None:
     asked = ENDING._replace(caller=ENDING.caller._replace(control_group="/x"))
 
     assert arrival(holder(DAEMON._replace(control_group="/x"), INIT), asked) == CAME_UP
-    assert arrival(holder(DAEMON, INIT), asked) == CAME_UP
+    assert arrival(holder(DAEMON, INIT), asked) is None
 
 
 @pytest.mark.parametrize(
@@ -1764,6 +1760,11 @@ def test_an_arrival_in_our_own_control_group() -> None:
             "it lives in another control group",
             holder(DAEMON._replace(control_group="/x"), INIT),
             ENDING._replace(caller=ENDING.caller._replace(control_group="/y")),
+        ),
+        miss(
+            "its control group is told, and ours is not",
+            holder(DAEMON._replace(control_group="/x"), INIT),
+            ENDING,
         ),
         miss(
             "another runner may have started it",
@@ -2663,7 +2664,12 @@ def test_a_process_manager_that_a_killed_test_has_left_is_stopped(
     manager = manager._replace(marks=IN_A_TEST)
 
     assert advice
-    for found in (holder(manager, INIT), holder(born(IN_A_TEST), manager, INIT)):
+    wrapper = process(8, "npm run services", marks=IN_A_TEST)
+    for found in (
+        holder(manager, INIT),
+        holder(born(IN_A_TEST), manager, INIT),
+        holder(born(IN_A_TEST), manager, wrapper, INIT),
+    ):
         assert judge(found, context())[:2] == ("stop", "left-behind")
 
 

@@ -275,7 +275,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and process.cwd is not None
         and holder.project in (None, context.project)
         and launcher(holder) is None
-        and _in_same_group(holder, context)
+        and process.control_group == context.caller.control_group
         # Other tests of a runner around us may be at work meanwhile.
         and not any(map(_is_runner, context.lineage))
     )

@@ -241,7 +241,6 @@ def seats(chain: Sequence[Process]) -> bool:
     *below, top = chain
     return (
         any(map(names.is_multiplexer, chain))
-        or any(names.process_manager(process) for process in below)
         or leads_terminal(top)
         or any(leads_terminal(p) and names.is_interactive_shell(p) for p in below)
         or any(p.session is None and p.terminal is not None for p in below)

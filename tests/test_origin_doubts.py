@@ -46,12 +46,20 @@ from test_origin import (
     WORKING,
     XDIST,
     born,
+    run_id,
     there,
 )
 
 TEAMCITY = {"TEAMCITY_BUILD_PROPERTIES_FILE": "991"}
 CIRCLECI = {"CIRCLE_WORKFLOW_JOB_ID": "991"}
 GW0 = {"PYTEST_XDIST_WORKER": "gw0"}
+
+
+GONE = "77.77.abcd"
+
+
+def pytest_in(element: str) -> Process:
+    return process(700, "pytest", marks=VERSION | run_id(element), session=600)
 
 
 def assert_kept(found: Holder, asked: Context | None = None) -> None:
@@ -132,6 +140,16 @@ def test_the_title_of_our_own_worker_is_not_that_of_any_other_runner() -> None:
     found = copy(holder(COPY, INIT), context(us, XDIST, INIT))
     assert found is not None
     assert found.state == "ended"
+
+
+@pytest.mark.parametrize(
+    "found", [born(run_id(GONE)), fork(pytest_in(GONE), 2000)], ids=["Popen", "fork"]
+)
+def test_a_live_pytest_goes_on_without_the_nox_that_was_killed(found: Process) -> None:
+    inner = neighbour(pytest_in(GONE), INIT)
+    assert_kept(holder(found, INIT), context(neighbours=(inner,)))
+    outside = neighbour(pytest_in("5.5.aa"), INIT)
+    assert judge(holder(found, INIT), context(neighbours=(outside,))).action == "stop"
 
 
 def test_two_looks_at_the_controller_of_our_xdist() -> None:

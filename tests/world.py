@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fake import Actor, FakeSystem
@@ -483,9 +484,9 @@ class World:
             return hidden
         # Those that give no ids are recognised by where they work.
         agents = [b for b in marked_by if b.kind == "agent"][:1]
-        nameless = [b for b in marked_by if b.kind == "runner"]
-        if any(b.gives_id for b in nameless):
-            nameless = []
+        # What a run with an id has started carries that, and is told by it.
+        runners = (b for b in marked_by if b.kind == "runner")
+        nameless = list(takewhile(lambda b: not b.gives_id, runners))
         for runner in (*agents, *nameless):
             near = runner.kind == "agent" or self._near(being, runner)
             if runner.alive and runner not in ours and near:

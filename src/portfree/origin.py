@@ -164,6 +164,8 @@ def id_(holder: Holder, context: Context) -> Origin | None:
                 return _in_use("id", runner, _above(holder, runner))._replace(id=element)
             return Origin("id", "live", f"another run (pid {element.split('.')[0]})", element)
     if foreign and was_left(holder, runs.RUN_ID):
+        if inner := _inside(foreign[-1], holder, context):
+            return inner
         return Origin("id", "ended", _ended_run(foreign[-1]), foreign[-1], why=_born(holder))
     # For a hook: what belongs to the live run that surrounds its own (pytest in pytest).
     if context.phase != "call" and elements and not foreign and elements[-1] in holder.live_runs:
@@ -406,6 +408,18 @@ def _may_have_started(near: Neighbour, holder: Holder) -> bool:
     )
 
 
+def _inside(element: str, holder: Holder, context: Context) -> Origin | None:
+    """The live test runner that an ended run has started: it gives its own servers that run's id,
+    if none of its own.
+    """
+    for near in context.neighbours:
+        id_ = near.process.marks.get(runs.RUN_ID, "")
+        told = near.process.environment == "read" and near.process.complete
+        if (element in runs.elements(id_) or not told) and _may_have_started(near, holder):
+            return _in_use("id", near.process, near.lineage)
+    return None
+
+
 def _may_share_a_project(holder: Holder, near: Neighbour) -> bool:
     """Whether they may work in the same project: without a repository, a package below a folder
     with a pyproject.toml may have one of its own.
@@ -472,6 +486,8 @@ def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
     process = holder.process
     if process.forked is not True or not is_adopted(holder, 0):
         return None
+    if names.is_interactive_shell(process):
+        return None  # what somebody types in there is no run
     for near in context.neighbours:
         looked_after = not _is_alone(near.process, near.lineage)
         if looked_after and _may_be_original(near, holder, process):

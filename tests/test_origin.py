@@ -367,10 +367,16 @@ LEFT_BY_THEM = Origin("id", "ended", "portfree's run of pid 77", id=THEIRS, why=
             Origin("id", "live", "this run", id=OURS, ours=True),
         ),
         case(
-            "a run in the run that ends",
-            holder(born(run_id(OURS, INNER)), INIT, live_runs=alive(OURS, INNER)),
+            "a run that has ended, in the run that ends",
+            holder(born(run_id(OURS, INNER)), INIT, live_runs=alive(OURS)),
             context(run=(OURS,), ending=OURS),
             Origin("id", "live", "this run", id=OURS, ours=True),
+        ),
+        case(
+            "a run that goes on, in the run that ends",
+            holder(born(run_id(OURS, INNER)), INIT, live_runs=alive(OURS, INNER)),
+            context(ending=OURS),
+            Origin("id", "live", "another run (pid 78)", id=INNER),
         ),
         case(
             "another run that goes on",

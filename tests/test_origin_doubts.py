@@ -152,6 +152,14 @@ def test_a_live_pytest_goes_on_without_the_nox_that_was_killed(found: Process) -
     assert judge(holder(found, INIT), context(neighbours=(outside,))).action == "stop"
 
 
+def test_a_worker_with_a_title_is_in_the_run_of_its_controller() -> None:
+    worker = titled(711, "[pytest-xdist running] one", name="[x", environment="wiped")
+    left = holder(born(run_id(GONE), cwd="/"), INIT, project=None)
+    for controller, action in ((XDIST, "stop"), (XDIST._replace(marks=run_id(GONE)), "keep")):
+        near = neighbour(worker, controller, THEIR_SHELL, INIT)
+        assert judge(left, context(neighbours=(near,))).action == action
+
+
 def test_two_looks_at_the_controller_of_our_xdist() -> None:
     owner = XDIST._replace(ppid=1, started=NOW - 100.0001)
     asked = context(process(710, EXECNET, marks=GW0), XDIST._replace(started=NOW - 100), INIT)

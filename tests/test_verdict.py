@@ -343,8 +343,8 @@ OUR_CHILD = holder(process(), OUR_PYTEST, OUR_SHELL, INIT)
             "started in this run",
         ),
         case(
-            "born in a run inside of the one that is being ended",
-            holder(born(run_id(OURS, INNER)), INIT, live_runs=frozenset({OURS, INNER})),
+            "born in a run that has ended, inside of the one that is being ended",
+            holder(born(run_id(OURS, INNER)), INIT, live_runs=frozenset({OURS})),
             OURS,
             "started in this run",
         ),

@@ -136,7 +136,6 @@ def descent(holder: Holder, context: Context) -> Origin | None:
     nothing, for the `portfree run` around us has adopted what an inner run has left.
     """
     runner = _runner(holder)
-    # Of the run that is being ended is also what an inner one has started that still goes on.
     if runner is None or _is_of_ending_run(holder, context):
         return None
     if not context.is_ours(runner):
@@ -158,7 +157,7 @@ def id_(holder: Holder, context: Context) -> Origin | None:
         return Origin("id", "live", "this run", context.ending or "", ours=True)
     foreign = foreign_runs(holder, context)
     for element in foreign:
-        if element in holder.live_runs:
+        if element in holder.live_runs and element != context.ending:
             runner = next(filter(_is_runner, holder.lineage), None)
             if runner:
                 return _in_use("id", runner, _above(holder, runner))._replace(id=element)
@@ -318,7 +317,11 @@ def foreign_runs(holder: Holder, context: Context) -> tuple[str, ...]:
 
 
 def _is_of_ending_run(holder: Holder, context: Context) -> bool:
-    return context.ending is not None and context.ending in runs.elements(holder.mark(runs.RUN_ID))
+    """Whether the run that is being ended has started it, itself or by one that has ended."""
+    elements = runs.elements(holder.mark(runs.RUN_ID))
+    if context.ending not in elements:
+        return False
+    return not holder.live_runs.intersection(elements[elements.index(context.ending) + 1 :])
 
 
 def needs_neighbours(holder: Holder) -> bool:
@@ -413,9 +416,17 @@ def _inside(element: str, holder: Holder, context: Context) -> Origin | None:
     if none of its own.
     """
     for near in context.neighbours:
-        id_ = near.process.marks.get(runs.RUN_ID, "")
-        told = near.process.environment == "read" and near.process.complete
-        if (element in runs.elements(id_) or not told) and _may_have_started(near, holder):
+        # A worker of pytest-xdist may have overwritten its environment with a title.
+        told = (
+            process.marks.get(runs.RUN_ID, "")
+            for process in (near.process, *near.lineage)
+            if process.environment == "read"
+            and process.complete
+            and process.pid != 1
+            and not names.is_listed_reaper(process)
+        )
+        id_ = next(told, element)
+        if element in runs.elements(id_) and _may_have_started(near, holder):
             return _in_use("id", near.process, near.lineage)
     return None
 

@@ -160,6 +160,11 @@ def test_a_worker_with_a_title_is_in_the_run_of_its_controller() -> None:
         assert judge(left, context(neighbours=(near,))).action == action
 
 
+def test_a_runner_that_does_not_tell_where_it_works() -> None:
+    hidden = neighbour(THEIR_PYTEST._replace(cwd=None), INIT)._replace(project=None)
+    assert_kept(holder(born(VERSION), INIT), context(neighbours=(hidden,)))
+
+
 def test_two_looks_at_the_controller_of_our_xdist() -> None:
     owner = XDIST._replace(ppid=1, started=NOW - 100.0001)
     asked = context(process(710, EXECNET, marks=GW0), XDIST._replace(started=NOW - 100), INIT)

@@ -188,6 +188,7 @@ class World:
 
         system = self.system
         system.init.process = system.init.process._replace(name=init, argv=(f"/sbin/{init}",))
+        system.shell.process = system.shell.process._replace(control_group="/shell")
         self.init = self._know(Being(system.init, "init", None))
         above = self._know(Being(system.shell, "terminal", self.init))
         if under != "terminal":

@@ -436,7 +436,7 @@ def _may_share_a_project(holder: Holder, near: Neighbour) -> bool:
     with a pyproject.toml may have one of its own.
     """
     theirs, its = near.project, holder.project
-    if its is None or its == theirs:
+    if its is None or its == theirs or near.process.cwd is None:
         return True
     if theirs is None or holder.repository is not None:
         return False

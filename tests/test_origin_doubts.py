@@ -19,13 +19,14 @@ from build import (
     holder,
     neighbour,
     process,
+    socket,
     titled,
 )
 from portfree.context import Context
 from portfree.holder import Holder
 from portfree.origin import copy, descent, folder
 from portfree.system.boundary import Lock, Process
-from portfree.verdict import judge
+from portfree.verdict import judge, judge_all
 from test_origin import (
     ADOPTED_KARMA,
     AT_WORK,
@@ -163,6 +164,29 @@ def test_a_worker_with_a_title_is_in_the_run_of_its_controller() -> None:
 def test_a_runner_that_does_not_tell_where_it_works() -> None:
     hidden = neighbour(THEIR_PYTEST._replace(cwd=None), INIT)._replace(project=None)
     assert_kept(holder(born(VERSION), INIT), context(neighbours=(hidden,)))
+
+
+@pytest.mark.parametrize("command", ["pytest", "Runner.Worker"])
+def test_the_fork_of_a_runner_that_goes_on_without_the_one_around_it(command: str) -> None:
+    inner = process(700, command, marks=IN_A_TEST, session=600)
+    other = inner._replace(marks=run_id(GONE))
+    for original, action in ((inner, "keep"), (other, "stop")):
+        near = neighbour(original, INIT)._replace(
+            project=ELSEWHERE if original is other else PROJECT
+        )
+        found = holder(fork(inner, 2000), INIT)
+        assert judge(found, context(neighbours=(near,))).action == action
+
+
+def test_a_left_server_below_which_a_live_run_has_the_port_too() -> None:
+    left = process(600, "python serve.py", marks=IN_A_TEST)
+    agent = process(700, "Runner.Worker", marks=IN_A_TEST)
+    master = holder(left, INIT)
+    inner = holder(born(IN_A_TEST, ppid=700), agent, left, INIT, sockets=[socket(2)])
+
+    verdicts = judge_all([master, inner], context())
+
+    assert {verdict.action for verdict in verdicts.values()} == {"keep"}
 
 
 def test_two_looks_at_the_controller_of_our_xdist() -> None:

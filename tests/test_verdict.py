@@ -1797,13 +1797,13 @@ def test_a_follower_that_must_not_be_stopped_keeps_its_root(
         MASTER.pid: ("keep", rule),
         follower.pid: ("keep", rule),
     }
-    found = veto(follower, asked)
+    found = veto(follower, (), asked)
     assert found is not None
     assert found.rule == rule
 
 
 def test_an_ordinary_follower_has_no_veto() -> None:
-    assert veto(below(101), context()) is None
+    assert veto(below(101), (), context()) is None
 
 
 def test_ancestors_in_a_circle_are_each_judged() -> None:
@@ -2100,7 +2100,7 @@ def test_never_another_users_unless_asked_and_able(machine: Machine) -> None:
 def test_never_a_container_nor_a_part_of_the_system(machine: Machine) -> None:
     verdicts = judge_all(machine.holders, machine.context)
     for found in machine.holders:
-        if veto(found, machine.context) and judge(found, machine.context).rule != "own-run":
+        if veto(found, (), machine.context) and judge(found, machine.context).rule != "own-run":
             assert verdicts[found.pid].action == "keep"
 
 

@@ -163,8 +163,8 @@ def id_(holder: Holder, context: Context) -> Origin | None:
                 return _in_use("id", runner, _above(holder, runner))._replace(id=element)
             return Origin("id", "live", f"another run (pid {element.split('.')[0]})", element)
     if foreign and was_left(holder, runs.RUN_ID):
-        if inner := _inside(foreign[-1], holder, context):
-            return inner
+        if live := _inside(foreign[-1], holder, context) or _at_work(holder, context):
+            return live
         return Origin("id", "ended", _ended_run(foreign[-1]), foreign[-1], why=_born(holder))
     # For a hook: what belongs to the live run that surrounds its own (pytest in pytest).
     if context.phase != "call" and elements and not foreign and elements[-1] in holder.live_runs:
@@ -188,7 +188,7 @@ def mark(holder: Holder, context: Context) -> Origin | None:
         return controller
     born_in = [name for name in _OF_RUNNERS if bearer(holder, name) is not None]
     if any(was_left(holder, name) for name in born_in):
-        if live := _locked(holder, context):
+        if live := _at_work(holder, context):
             return live
         return Origin("mark", "ended", _runner_of(born_in), why=_born(holder))
     if setter := next((p for name in born_in if (p := _setter(holder, name, context))), None):
@@ -377,6 +377,14 @@ def _may_be_our_controllers(holder: Holder, context: Context) -> Origin | None:
     return Origin("mark", "live", named(controller), runner=controller)
 
 
+def _at_work(holder: Holder, context: Context) -> Origin | None:
+    """The live process that it was forked from, or the live session in whose folder it works: then
+    no mark proves an end.
+    """
+    forked = copy(holder, context)
+    return forked if forked and forked.state == "live" else _locked(holder, context)
+
+
 def _locked(holder: Holder, context: Context) -> Origin | None:
     """The live session in whose temporary folder it works: then nothing proves an end."""
     found = folder(holder, context)
@@ -457,6 +465,7 @@ def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
     return (
         original.forked is not True
         and _may_have_had_its_command_line(original, forked)
+        and _may_have_had_its_environment(original, forked)
         and original.start <= forked.start
         and _may_be_of(original, forked)
         # Where an ancestor works is not asked, and what it has started may have gone elsewhere.
@@ -475,6 +484,11 @@ def _may_have_had_its_command_line(original: Process, forked: Process) -> bool:
     if names.is_xdist_worker(original):
         return names.is_xdist_worker(forked)
     return names.is_test_runner(original) and is_copy(forked)
+
+
+def _may_have_had_its_environment(original: Process, forked: Process) -> bool:
+    told = all(p.environment == "read" and p.complete for p in (original, forked))
+    return not told or original.marks == forked.marks
 
 
 def _in_another_session(original: Process, holder: Holder, forked: Process) -> bool:

@@ -202,8 +202,9 @@ def approver(targets: Sequence[Target], context: Context) -> Callable[[Survey], 
     chosen = list(targets)  # stop() adds to them
 
     def may(holder: Holder) -> bool:
-        belongs = any(_belongs(holder, target.holder) for target in chosen)
-        return belongs and veto(holder, context) is None
+        tops = [target.holder for target in chosen]
+        belongs = any(_belongs(holder, top) for top in tops)
+        return belongs and veto(holder, tops, context) is None
 
     def approve(fresh: Survey) -> list[Holder]:
         others = {s.id for holder in fresh.holders if not may(holder) for s in holder.sockets}

@@ -60,7 +60,7 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
         # Ancestors that form a circle leave no root; then each is judged.
         judged = {holder.pid: judge(holder, context) for holder in roots(group) or group}
         for holder in group:
-            if holder.pid not in judged and (verdict := veto(holder, context)):
+            if holder.pid not in judged and (verdict := veto(holder, group, context)):
                 judged[holder.pid] = verdict
         keeper = next((holder for holder in group if _kept(judged.get(holder.pid))), None)
         deciding = keeper or next(holder for holder in group if holder.pid in judged)
@@ -73,11 +73,18 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
     return verdicts
 
 
-def veto(holder: Holder, context: Context) -> Verdict | None:
-    """What keeps a holder even where its root may be stopped; None if nothing does."""
+def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict | None:
+    """What keeps a holder even where one of those *above* it may be stopped; None if nothing."""
     for rule in (_self, _container, _protected):
         if verdict := rule(holder, context):
             return verdict
+    # Such a server has started a test run, which has started this one.
+    origin = origin_of(holder, context)
+    if origin and origin.runner in holder.lineage and not origin.ours:
+        tops = {other.pid for other in above}
+        beyond = holder.lineage[holder.lineage.index(origin.runner) + 1 :]
+        if any(process.pid in tops for process in beyond):
+            return _live_run(holder._replace(origin=origin), context)
     return None
 
 

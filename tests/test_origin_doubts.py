@@ -189,6 +189,13 @@ def test_a_left_server_below_which_a_live_run_has_the_port_too() -> None:
     assert {verdict.action for verdict in verdicts.values()} == {"keep"}
 
 
+def test_before_a_run_scope_any_spares_what_it_has_started() -> None:
+    inner = process(950, "pytest inner")
+    found = holder(born(run_id(GONE)), inner, OUR_PYTEST, INIT, live_runs=frozenset({GONE}))
+    assert_kept(found, context(phase="before", scope="any"))
+    assert judge(found, context(scope="any")).action == "stop"
+
+
 def test_two_looks_at_the_controller_of_our_xdist() -> None:
     owner = XDIST._replace(ppid=1, started=NOW - 100.0001)
     asked = context(process(710, EXECNET, marks=GW0), XDIST._replace(started=NOW - 100), INIT)

@@ -332,7 +332,11 @@ def _in_reach(holder: Holder, context: Context) -> bool:
 
 def _live_run(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
-    if context.scope == "any" or origin is None or origin.state != "live" or origin.ours:
+    if origin is None or origin.state != "live" or origin.ours:
+        return None
+    # What the run that begins has started itself is not meant by any scope.
+    started = context.phase == "before" and holder.descends_from(context.caller)
+    if context.scope == "any" and not started:
         return None
     return _in_use(origin, holder, context)
 

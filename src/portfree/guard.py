@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 from collections.abc import Callable, MutableMapping
+from pathlib import PurePath
 from types import TracebackType
 
 from portfree import runs
 from portfree._free import free, log_outcomes, raise_if_busy, tell
-from portfree.errors import PortsLeakedError
+from portfree.errors import PortfreeError, PortsLeakedError
 from portfree.report import Leak, Outcome, Report, Request
 from portfree.system import current
 from portfree.system.boundary import System
 
 _logger = logging.getLogger("portfree")
+
+_NOX = (2025, 2, 9)
 
 
 class Run:
@@ -55,14 +60,22 @@ class Run:
         return self._id
 
     def open(self) -> None:
-        """Begin: from now on, what is started carries the run's id."""
+        """Begin: from now on, what is started carries the run's id.
+
+        Raises `PortfreeError` where leaks are to fail the run, and cannot be found.
+        """
+        leaks = self.before.request.leaks
+        if leaks != "ignore" and (trouble := _nox_is_too_old()):
+            if leaks == "fail":
+                raise PortfreeError(trouble)
+            _logger.warning("%s", trouble)
         self._outer = self._environ.get(runs.RUN_ID, "")
         self._element = runs.new_element(self._system)
         self._id = f"{self._outer}/{self._element}" if self._outer else self._element
         runs.OPEN_HERE.add(self._element)
         self._began = self._system.moment()
         self._environ[runs.RUN_ID] = self._id
-        if self.before.request.leaks != "ignore":
+        if leaks != "ignore":
             try:
                 self._listeners = frozenset(s.id for s in self._system.listeners())
             except Exception as failure:  # noqa: BLE001 - without it the run goes on all the same
@@ -139,8 +152,12 @@ class Run:
             after = self.close()
             assert after is not None
             self._log(after)
-        except Exception as failure:  # noqa: BLE001 - what goes wrong here must not turn a run red
-            _logger.warning("the ports could not be freed at the end of the run: %r", failure)
+        except Exception as failure:
+            # What goes wrong in here must turn no run red, but one that was to be red without.
+            trouble = f"the ports could not be looked after at the end of the run: {failure!r}"
+            if error is None and self.before.request.strict:
+                raise PortfreeError(trouble) from failure
+            _logger.warning("%s", trouble)
             return
         if error is not None:
             return  # what went wrong in the run is what its user must see
@@ -181,3 +198,22 @@ class Run:
             self._environ[runs.RUN_ID] = outer
         else:
             del self._environ[runs.RUN_ID]
+
+
+def _nox_is_too_old() -> str:
+    """Why leaks cannot be found: an old nox makes the environment of its commands before a run
+    begins, so that they do not get the run's id. Empty if they can.
+    """
+    main = PurePath(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if "nox.sessions" not in sys.modules or "nox" not in (main.stem, main.parent.name):
+        return ""
+    from importlib.metadata import version
+
+    found = version("nox")
+    if tuple(map(int, re.findall(r"\d+", found)[:3])) >= _NOX:
+        return ""
+    return (
+        f"nox {found} does not hand PORTFREE_RUN_ID to its commands, so that servers which they "
+        f"leave behind are not found: that needs nox {'.'.join(map(str, _NOX))} or newer, "
+        "pip install --upgrade nox"
+    )

@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 # With these pytest starts a session, but no test, nor a fixture that could start a server.
 _ONLY_LOOKS = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan", "cacheshow")
 
+# pytest 6 has no public version, no stash and no type "string" for its configuration.
+_VERSION = getattr(pytest, "version_tuple", (6,))
+_TOO_OLD = _VERSION < (7,)
+_TEXT: Any = None if _TOO_OLD else "string"
 # In native TOML a time is a number, for which pytest has had a type since 8.4.
-_SECONDS: Any = "float" if pytest.version_tuple >= (8, 4) else "string"
+_SECONDS: Any = "float" if _VERSION >= (8, 4) else _TEXT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,16 +64,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "free_ports_scope",
         "whom to stop for that: orphans, project, mine or any",
-        "string",
+        _TEXT,
         default=None,
     )
     add("free_ports_grace", "seconds that a server gets to shut down", _SECONDS, default=None)
     add("free_ports_wait", "seconds to wait for a live run to end", _SECONDS, default=None)
-    add("free_ports_on_busy", "what if a port stays busy: warn or fail", "string", default=None)
+    add("free_ports_on_busy", "what if a port stays busy: warn or fail", _TEXT, default=None)
     add(
         "free_ports_leaks",
         "servers that the tests leave on other ports: ignore, warn, stop or fail",
-        "string",
+        _TEXT,
         default=None,
     )
 
@@ -82,6 +86,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # The controller of xdist does it for all of its workers, also for those on other hosts.
     if hasattr(config, "workerinput") or any(config.getoption(name, None) for name in _ONLY_LOOKS):
         return
+    if _TOO_OLD:
+        _refuse_if_configured(config)
+        return
     guard = _configured(config)
     if guard is not None:
         config.stash[_GUARD] = guard
@@ -92,7 +99,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Worker) -> None:
     """Free the ports of a worker's host, if that is another one, and open a run there."""
-    guard = node.config.stash.get(_GUARD, None)
+    guard = _guard(node.config)
     if guard is not None:
         guard.welcome(node)
 
@@ -103,7 +110,7 @@ def pytest_configure_node(node: Worker) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
     """End the run and free the ports again."""
     yield
-    guard = session.config.stash.get(_GUARD, None)
+    guard = _guard(session.config)
     if guard is not None:
         guard.after()
         if guard.interrupted:
@@ -114,7 +121,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The same where the session never came to its start, or its end, for another plugin failed."""
-    guard = config.stash.get(_GUARD, None)
+    guard = _guard(config)
     if guard is not None:
         guard.after()
         guard.tell_the_rest()
@@ -122,18 +129,31 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say which ports are guarded, and what was done for that."""
-    guard = config.stash.get(_GUARD, None)
+    guard = _guard(config)
     return None if guard is None else guard.header()
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Say what was stopped, kept and left behind; nothing if nothing was."""
-    guard = config.stash.get(_GUARD, None)
+    guard = _guard(config)
     lines = guard.take_lines() if guard is not None else []
     if lines:
         terminalreporter.write_sep("=", "portfree")
         for line, markup in lines:
             terminalreporter.write_line(line, **markup)
+
+
+def _guard(config: pytest.Config) -> _Guard | None:
+    return None if _TOO_OLD else config.stash.get(_GUARD, None)
+
+
+def _refuse_if_configured(config: pytest.Config) -> None:
+    """Begin no session whose ports would not be freed."""
+    if config.getoption("free_ports") or config.getini("free_ports") or _has_table(config):
+        raise pytest.UsageError(
+            f"portfree needs pytest 7 or newer to free ports, and this is {pytest.__version__}: "
+            "pip install --upgrade pytest, or do without: pytest -p no:portfree"
+        )
 
 
 def _end_red(session: pytest.Session, code: pytest.ExitCode) -> None:
@@ -366,4 +386,5 @@ class _Guard:
         tell(line)
 
 
-_GUARD = pytest.StashKey[_Guard]()
+if not _TOO_OLD:
+    _GUARD = pytest.StashKey[_Guard]()

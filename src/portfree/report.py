@@ -127,6 +127,11 @@ class Request(NamedTuple):
     leaks: Leaks = "warn"
     """What a run does about listeners on other ports that it leaves behind."""
 
+    @property
+    def strict(self) -> bool:
+        """Whether a run without what was asked for must not end green."""
+        return "fail" in (self.on_busy, self.leaks)
+
 
 class Leak(NamedTuple):
     """A listener on a port that nobody asked about, which a run has left behind."""

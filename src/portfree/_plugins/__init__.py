@@ -1,0 +1,1 @@
+"""What the plugins do, once their entry points have seen that they are wanted."""

@@ -1,0 +1,287 @@
+"""The tox plugin, for tox 4.
+
+tox runs environments in threads of one process. So nothing here touches signals or `os.environ`,
+and the run's id goes into the environment's own variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, List, Optional, cast  # noqa: UP035
+from weakref import WeakSet
+
+from tox.plugin import impl
+from tox.report import HandledError
+from tox.tox_env.errors import Fail
+
+from portfree import settings
+from portfree._free import free
+from portfree.errors import PortfreeError
+from portfree.ports import parse_ports
+from portfree.report import Report, Request
+from portfree.runs import RUN_ID
+
+if TYPE_CHECKING:
+    from tox.config.sets import EnvConfigSet
+    from tox.report import OutErr
+    from tox.session.state import State
+    from tox.tox_env.api import ToxEnv
+
+    from portfree.guard import Run
+    from portfree.ports import Port
+    from portfree.report import Outcome
+
+_logger = logging.getLogger("portfree.tox")
+
+# The environments whose commands are running now, with the ports that are theirs for so long.
+_claims: dict[ToxEnv, tuple[Port, ...]] = {}
+_runs: dict[ToxEnv, Run] = {}
+_turn = threading.Condition()
+
+# Of all environments that tox knows of in this session, running or not.
+_configs: WeakSet[EnvConfigSet] = WeakSet()
+
+
+@impl
+def tox_add_env_config(env_conf: EnvConfigSet, state: State) -> None:  # noqa: ARG001 - tox names them
+    """Give every environment our keys."""
+    # As `typing` has them: before tox 4.15.1, list[str] and str | None are no types that it knows.
+    text, number = Optional[str], Optional[float]  # noqa: UP045
+    add: Any = env_conf.add_config
+    add("free_ports", List[str], [], "ports to free before the commands and after them")  # noqa: UP006
+    add("free_ports_scope", text, None, "whom to stop: orphans, project, mine or any")
+    add("free_ports_grace", number, None, "seconds that a server gets to shut down")
+    add("free_ports_wait", number, None, "seconds to wait for a live run to give a port up")
+    add("free_ports_on_busy", text, None, "what if a port stays busy: warn or fail")
+    add("free_ports_leaks", text, None, "servers left behind: ignore, warn, stop or fail")
+    _configs.add(env_conf)
+
+
+@impl
+def tox_before_run_commands(tox_env: ToxEnv) -> None:
+    """Free the ports, and open a run."""
+    request = None
+    try:
+        request = _request(tox_env)
+        problem = _begin(tox_env, request) if request else ""
+    except Fail:
+        raise
+    except Exception as failure:  # noqa: BLE001
+        problem = _failed(tox_env, failure, request)
+    if problem:
+        raise Fail(f"portfree: {problem}")
+
+
+@impl
+def tox_after_run_commands(tox_env: ToxEnv, exit_code: int) -> None:
+    """End the run, and free the ports again."""
+    problem = _end(tox_env)
+    # What made the commands fail is what their user must see.
+    if problem and exit_code == 0:
+        raise Fail(f"portfree: {problem}")
+
+
+@impl(optionalhook=True)
+def tox_env_teardown(tox_env: ToxEnv) -> None:
+    """The same where tox has skipped what comes after the commands, as it does after Ctrl-C."""
+    _end(tox_env)
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+def _request(tox_env: ToxEnv) -> Request | None:
+    """What the configuration asks for; None if portfree has no business here."""
+    conf = tox_env.conf
+    try:
+        ports = conf["free_ports"]
+        if ports:
+            return _configured(conf)
+    except (HandledError, PortfreeError) as error:
+        hint = '; write free_ports = ["8000"], a list of strings' if _is_int(error) else ""
+        where = f"environment {conf.name} in {tox_env.core['config_file_path']}"
+        raise Fail(f"portfree: {where}: {error}{hint}") from error
+    # Where others are guarded, an id tells them whether a server on their port was left here or is
+    # in use here. And what surrounds tox (`portfree run 8000 -- tox`) must get to the commands, of
+    # which tox keeps away all variables that it does not know.
+    return Request((), leaks="ignore") if RUN_ID in os.environ or _any_configured() else None
+
+
+def _configured(conf: EnvConfigSet) -> Request:
+    given = {
+        name: conf[f"free_ports_{name}"] for name in ("scope", "grace", "wait", "on_busy", "leaks")
+    }
+
+    def value(name: str, default: object) -> object:
+        return default if given[name] is None else given[name]
+
+    return Request(
+        _ports(conf["free_ports"]),
+        settings.scope(value("scope", settings.SCOPE), "free_ports_scope"),
+        settings.seconds(value("grace", settings.GRACE), "free_ports_grace"),
+        settings.seconds(value("wait", settings.WAIT), "free_ports_wait"),
+        settings.on_busy(value("on_busy", settings.ON_BUSY), "free_ports_on_busy"),
+        leaks=settings.leaks(value("leaks", "warn"), "free_ports_leaks"),
+    )
+
+
+def _ports(words: list[str]) -> tuple[Port, ...]:
+    try:
+        return parse_ports(*words)
+    except PortfreeError as error:
+        raise PortfreeError(f"free_ports: {error}") from error
+
+
+def _is_int(error: Exception) -> bool:
+    return "free_ports: " in str(error) and "is not of type 'str'" in str(error)
+
+
+def _any_configured() -> bool:
+    """Whether any environment of this session has ports; one that is configured badly, too."""
+    with _turn:
+        for conf in tuple(_configs):
+            try:
+                if conf["free_ports"]:
+                    return True
+            except Exception:  # noqa: BLE001 - to be reported by that environment itself
+                return True
+    return False
+
+
+# --- the way through a run -----------------------------------------------------------------------
+
+
+def _claim(tox_env: ToxEnv, request: Request) -> None:
+    """Make the ports this environment's own; refuse it if one that runs now has one of them."""
+
+    def rival() -> tuple[ToxEnv, Port] | None:
+        return next(
+            (
+                (other, port)
+                for other, ports in _claims.items()
+                for port in ports
+                if port in request.ports
+            ),
+            None,
+        )
+
+    with _turn:
+        _turn.wait_for(lambda: rival() is None, timeout=request.wait)
+        if found := rival():
+            other, port = found
+            one, two = tox_env.conf.name, other.conf.name
+            raise Fail(
+                f"portfree: environments {one} and {two} run at the same time and both want "
+                f"{port}: give each a port of its own, or say in {one}: depends = {two}"
+            )
+        _claims[tox_env] = request.ports
+
+
+def _begin(tox_env: ToxEnv, request: Request) -> str:
+    """Free the ports and open a run; returns why no command may run, and nothing if they may."""
+    _claim(tox_env, request)
+    before = free(request, notice=lambda line: _note(tox_env, line), phase="before")
+    for outcome in before.outcomes:
+        if outcome.status != "free" or outcome.notes:
+            _tell(tox_env, outcome)
+    if request.on_busy == "fail" and not before.ok:
+        return _busy(before)
+    _open(tox_env, before)
+    return ""
+
+
+def _open(tox_env: ToxEnv, before: Report) -> None:
+    from portfree.guard import Run  # not loaded where nobody has configured anything
+
+    outer = {RUN_ID: os.environ[RUN_ID]} if RUN_ID in os.environ else {}
+    run = Run(before, environ=outer, notice=lambda line: _note(tox_env, line))
+    run.open()
+    _runs[tox_env] = run
+    tox_env.conf["set_env"].update({RUN_ID: run.id})
+
+
+def _end(tox_env: ToxEnv) -> str:
+    """End the run, if one is open, and return what is wrong enough to fail for."""
+    try:
+        run = _runs.pop(tox_env, None)
+        if run is None:
+            return ""
+        try:
+            run.close()
+            return _tell_end(tox_env, run)
+        except Exception as failure:  # noqa: BLE001
+            return _failed(tox_env, failure, run.before.request)
+    finally:
+        with _turn:
+            _claims.pop(tox_env, None)
+            _turn.notify_all()
+
+
+def _tell_end(tox_env: ToxEnv, run: Run) -> str:
+    from portfree.render import doubt, leak_line
+
+    assert run.after is not None
+    request = run.before.request
+    doubtful = {outcome.port for outcome in run.doubtful}
+    for outcome in run.after.outcomes:
+        # What is free in the end needs no word, and what was busy all the time has one below.
+        if outcome.status == "freed" or (not outcome.ok and outcome.port not in doubtful):
+            _tell(tox_env, outcome)
+    for outcome in run.doubtful:
+        _warn(tox_env, doubt(outcome))
+    for leak in run.leaks:
+        _warn(tox_env, leak_line(leak))
+    problems = []
+    if request.on_busy == "fail" and not run.after.ok:
+        problems.append(_busy(run.after))
+    if request.leaks == "fail":
+        problems.extend(map(leak_line, run.leaks))
+    return "; ".join(problems)
+
+
+def _failed(tox_env: ToxEnv, failure: Exception, request: Request | None) -> str:
+    """Say that portfree itself has failed, which turns an environment red only where that must not
+    be green without free ports: then it returns why.
+    """
+    trouble = f"the ports could not be looked after: {failure!r}"
+    if request is not None and request.strict:
+        return trouble
+    with suppress(Exception):
+        _warn(tox_env, trouble)
+    return ""
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _busy(report: Report) -> str:
+    from portfree.render import summary
+
+    return "; ".join(summary(outcome) for outcome in report.outcomes if not outcome.ok)
+
+
+def _tell(tox_env: ToxEnv, outcome: Outcome) -> None:
+    from portfree.render import summary
+
+    (_note if outcome.ok else _warn)(tox_env, summary(outcome))
+
+
+def _note(tox_env: ToxEnv, line: str) -> None:
+    # For tox, what it does by itself is a warning: the lowest level that one sees without -v.
+    _say(tox_env, logging.WARNING, line)
+
+
+def _warn(tox_env: ToxEnv, line: str) -> None:
+    _say(tox_env, logging.ERROR, line)  # red, and there with -q too
+
+
+def _say(tox_env: ToxEnv, level: int, line: str) -> None:
+    # Of an environment that succeeds in `tox -p` nothing is shown, but who held its port, or that
+    # it may have talked to somebody else's server, must be.
+    streams = cast("OutErr", (sys.stdout, sys.stderr))
+    with tox_env.log_handler.suspend_out_err(True, streams):  # noqa: FBT003
+        _logger.log(level, "portfree: %s", line)

@@ -438,6 +438,9 @@ class FakeSystem:
                 raise actor.unpinnable
             return FakePin(self, actor)
 
+    def elevate(self) -> str:
+        return "sudo "
+
     def user(self, owner: int | str | None) -> str:
         known: dict[int | str | None, str] = {None: "?", 0: "root", self.uid: "me"}
         return known.get(owner, str(owner))

@@ -9,11 +9,12 @@ import pytest
 from fake import FakeSystem, call, only, system, unmarked
 from portfree.explain import unheld
 from portfree.ports import Port
+from portfree.report import Note
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from portfree.report import Note, Outcome
+    from portfree.report import Outcome
 
 __all__ = ["system", "unmarked"]
 
@@ -43,7 +44,7 @@ def test_fading_connections_do_not_keep_the_port_from_most_servers(system: FakeS
     assert (outcome.status, outcome.ok) == ("free", True)
     text = "3 connections of a dead server fading, 60 s more; "
     text += "a server that sets SO_REUSEADDR, as most do, can start now"
-    assert note(outcome) == ("fading", text, "")
+    assert note(outcome) == Note("fading", text)
 
 
 def test_fading_connections_that_refuse_everybody_keep_it_busy(system: FakeSystem) -> None:
@@ -51,7 +52,7 @@ def test_fading_connections_that_refuse_everybody_keep_it_busy(system: FakeSyste
     system.blocking_reuse.add(PORT)
     outcome = only(call(system))
     assert (outcome.status, outcome.ok) == ("busy", False)
-    assert note(outcome) == (
+    assert note(outcome) == Note(
         "fading",
         "1 connection of a dead server fading, 30 s more",
         "wait that long, or give the tests another port",
@@ -204,10 +205,10 @@ def test_a_socket_of_another_user_that_nobody_is_seen_with(system: FakeSystem) -
     server.hidden = True
     outcome = only(call(system))
     assert (outcome.status, outcome.holders) == ("busy", ())
-    assert note(outcome) == (
+    assert note(outcome)[:3] == (
         "invisible",
         "a process of 77 (uid 77) holds 8000/tcp, and cannot be seen from here",
-        "CAP_SYS_PTRACE is missing: ask 77, or: sudo portfree 8000",
+        "CAP_SYS_PTRACE is missing: ask 77 to stop it, or: sudo portfree --scope any 8000",
     )
 
 
@@ -224,7 +225,7 @@ def test_the_advice_names_the_protocol(system: FakeSystem) -> None:
     server = system.start("statsd", owner=77)
     system.listen(server, udp, state="bound")
     server.hidden = True
-    assert note(only(call(system, udp))).instead.endswith("sudo portfree 8125/udp")
+    assert note(only(call(system, udp))).instead.endswith("sudo portfree --scope any 8125/udp")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfree import HolderReport, Note, Outcome, Port, Report, Verdict
+from portfree.advice import Advice
 from portfree.render import as_json, as_text, summary
 from portfree.report import Origin, Request
 
@@ -55,6 +56,7 @@ KEPT = HolderReport(
         "attended",
         "started by zsh (pid 9) on pts/3",
         "stop it there, or: portfree 8001",
+        Advice("stop it there", "mine"),
     ),
 )
 FREED = Outcome(Port(8000), "freed", holders=(STOPPED,), seconds=0.1234)
@@ -468,6 +470,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                             "rule": "left-behind",
                             "reason": "started in tests/test_api.py::test_search (setup)",
                             "instead": None,
+                            "advice": None,
                         },
                         "ended": "ended after SIGTERM",
                         "seconds": 0.0123,
@@ -502,6 +505,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                             "rule": "attended",
                             "reason": "started by zsh (pid 9) on pts/3",
                             "instead": "stop it there, or: portfree 8001",
+                            "advice": {"wait": False, "scope": "mine", "privileged": False},
                         },
                         "ended": None,
                         "seconds": None,
@@ -516,7 +520,14 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                 "ok": True,
                 "seconds": 0.0,
                 "holders": [],
-                "notes": [{"kind": "fading", "text": "3 connections fading", "instead": None}],
+                "notes": [
+                    {
+                        "kind": "fading",
+                        "text": "3 connections fading",
+                        "instead": None,
+                        "advice": None,
+                    }
+                ],
             },
         ],
     }

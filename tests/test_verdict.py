@@ -25,7 +25,6 @@ from build import (
     ME,
     OUR_PYTEST,
     OUR_SHELL,
-    PORT,
     PROJECT,
     ROOT,
     THEIR_PYTEST,
@@ -39,6 +38,7 @@ from build import (
     socket,
     titled,
 )
+from portfree.advice import Advice
 from portfree.context import Context, Neighbour, Phase
 from portfree.ports import Port
 from portfree.report import SCOPES, Scope
@@ -782,37 +782,30 @@ def test_not_unknown(found: Holder, asked: Context, rule: str) -> None:
 # 6. other-user: whose it is, and whether we were asked to and could stop it
 
 BOBS = holder(process(2000, owner=BOB), INIT)
+ASK = Advice("ask bob to stop it")
+AS_ROOT = ASK._replace(privileged=True)
 
 
 @pytest.mark.parametrize(
-    ("asked", "instead"),
+    ("asked", "advice"),
     [
-        case("scope orphans", context(), "ask bob to stop it, or: sudo portfree --scope any 8000"),
-        case("scope mine", context(scope="mine"), "sudo portfree --scope any 8000"),
-        case("scope any, no privilege", context(scope="any"), "sudo portfree --scope any 8000"),
-        case(
-            "root, scope mine",
-            context(scope="mine", privileged=True),
-            "or: portfree --scope any 8000",
-        ),
-        case(
-            "Windows",
-            context(platform="win32"),
-            "as an administrator: portfree --scope any 8000",
-        ),
+        case("scope orphans", context(), AS_ROOT),
+        case("scope mine", context(scope="mine"), AS_ROOT),
+        case("scope any, no privilege", context(scope="any"), AS_ROOT),
+        case("root, scope mine", context(scope="mine", privileged=True), ASK),
         case(
             "root, by sudo of somebody else",
-            context(privileged=True, owners=frozenset({ROOT, ME})),
-            "or: portfree --scope any 8000",
+            context(OUR_PYTEST._replace(owner=ROOT), INIT, privileged=True, owners=frozenset({ME})),
+            AS_ROOT,
         ),
     ],
 )
-def test_other_user(asked: Context, instead: str) -> None:
+def test_other_user(asked: Context, advice: Advice) -> None:
     verdict = judge(BOBS, asked)
 
     assert (verdict.action, verdict.rule) == ("keep", "other-user")
     assert verdict.reason == "it belongs to bob"
-    assert instead in verdict.instead
+    assert verdict.advice == advice
 
 
 @pytest.mark.parametrize(
@@ -998,8 +991,7 @@ def test_live_run(found: Holder, asked: Context, says: str, scope: Scope) -> Non
 
     assert (verdict.action, verdict.rule) == ("keep", "live-run")
     assert says in verdict.reason
-    assert "--wait SECONDS" in verdict.instead
-    assert "portfree --scope any 8000" in verdict.instead
+    assert verdict.advice == Advice()
 
 
 def test_live_run_without_a_directory() -> None:
@@ -1656,14 +1648,7 @@ def test_attended(found: Holder, asked: Context, says: str) -> None:
 
     assert (verdict.action, verdict.rule) == ("keep", "attended")
     assert verdict.reason == says
-    assert verdict.instead == "stop it there, or: portfree 8000"
-
-
-def test_the_advice_names_all_its_ports() -> None:
-    sockets = [socket(2, Port(8125, "udp")), socket(1, PORT), socket(3, Port(9000))]
-    verdict = judge(holder(process(), OUR_SHELL, INIT, sockets=sockets), context())
-
-    assert verdict.instead == "stop it there, or: portfree 8000 8125/udp 9000"
+    assert verdict.advice == Advice("stop it there", "mine")
 
 
 # Several holders: who shares a socket, or holds a port below another, shares the verdict.
@@ -2122,7 +2107,7 @@ def test_every_verdict_says_why_and_every_keep_what_to_do(machine: Machine) -> N
     for verdict in judge_all(machine.holders, machine.context).values():
         assert verdict.rule in TWELVE
         assert verdict.reason
-        assert verdict.instead or verdict.action == "stop"
+        assert verdict.instead or verdict.advice or verdict.action == "stop"
         assert "None" not in verdict.reason + verdict.instead
 
 

@@ -48,7 +48,7 @@ REASONS = {
     "left-behind": "started in ",
     "orphan": "nobody looks after it",
     "mine": "scope mine takes it in",
-    "attended": "stop it there, or: portfree $PORT",
+    "attended": "stop it there, or: ",
     "other-user": "it belongs to ",
 }
 """What must be said where a rule has decided."""

@@ -137,6 +137,7 @@ def _request(inputs: _Inputs, *, hosted: bool) -> Request:
         settings.seconds(number(inputs.wait) if inputs.wait else wait, "wait"),
         settings.on_busy(inputs.on_busy or table.on_busy or "fail", "on-busy"),
         leaks=settings.leaks(inputs.leaks or table.leaks or settings.LEAKS),
+        surface="action",
     )
 
 

@@ -204,6 +204,7 @@ def _request(options: _Options) -> Request:
         on_busy=options.on_busy or (table and table.on_busy) or "fail",
         dry_run=options.dry_run,
         leaks=(table and table.leaks) or settings.LEAKS,
+        surface="command",
     )
 
 

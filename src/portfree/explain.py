@@ -6,8 +6,9 @@ import os
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+from portfree.advice import Advice
 from portfree.holder import named
-from portfree.ports import Port, argument
+from portfree.ports import Port
 from portfree.report import Note, Status
 from portfree.system.boundary import Bind, Owners, Socket, System
 
@@ -191,20 +192,23 @@ def _invisible(system: System, port: Port, uid: int | None) -> Note:
     seen = _lister(system, port)
     if uid is None:
         text = f"the system refuses {port} and shows nobody who holds it"
-        return Note("invisible", text, f"look as root: sudo {seen}; or give the tests another port")
+        instead = f"see who: {system.elevate()}{seen}; or give the tests another port"
+        return Note("invisible", text, instead)
     me = system.process(os.getpid())
     if me is not None and me.owner == uid and not system.privileged:
         text = (
             f"a process holds {port}: it is yours, and hides (a program with file capabilities or "
             "another user's rights, see PR_SET_DUMPABLE in prctl(2), or one in a container)"
         )
-        return Note("invisible", text, f"sudo portfree {argument(port)}, or see who: sudo {seen}")
-    text = f"a process of {system.user(uid)} (uid {uid}) holds {port}, and cannot be seen from here"
-    missing = "" if system.privileged else "CAP_SYS_PTRACE is missing: "
-    instead = f"{missing}ask {system.user(uid)}, or: sudo portfree {argument(port)}"
+        do = f"see who: {system.elevate()}{seen}"
+        return Note("invisible", text, advice=Advice(do, "mine", privileged=True))
+    who = system.user(uid)
+    text = f"a process of {who} (uid {uid}) holds {port}, and cannot be seen from here"
     if system.privileged:
         instead = f"it may live in another container, or we lack CAP_SYS_PTRACE: {seen}"
-    return Note("invisible", text, instead)
+        return Note("invisible", text, instead)
+    do = f"CAP_SYS_PTRACE is missing: ask {who} to stop it"
+    return Note("invisible", text, advice=Advice(do, privileged=True))
 
 
 def _lister(system: System, port: Port) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from portfree import explain, text
+from portfree.advice import written
 from portfree.holder import Holder, launcher, named, roots
 from portfree.ports import Port
 from portfree.report import (
@@ -22,6 +24,7 @@ from portfree.survey import Survey
 from portfree.system.boundary import CI_STEP, System
 
 _Identity = tuple[int, float]
+_Said = TypeVar("_Said", Verdict, Note)
 
 
 class _Page:
@@ -142,17 +145,29 @@ class Ledger:
         if page is None:
             return Outcome(port, "free")
         would_do = self._request.dry_run and page.would_be_free
-        notes = [*page.done, *page.notes]
-        if page.status == "busy" and not page.holders and not notes:
+        holders = [
+            entry._replace(verdict=self._worded(entry.verdict, port))
+            for entry in page.holders.values()
+        ]
+        notes = [self._worded(note, port) for note in (*page.done, *page.notes)]
+        if page.status == "busy" and not holders and not notes:
             notes.append(explain.unsteady(self._system, port))
         return Outcome(
             port=port,
             status=page.status,
             ok=page.status != "busy" or would_do,
-            holders=tuple(page.holders.values()),
+            holders=tuple(holders),
             notes=tuple(notes),
             seconds=(now if page.settled_at is None else page.settled_at) - self._started,
         )
+
+    def _worded(self, said: _Said, port: Port) -> _Said:
+        """A verdict or a note, with its advice in words."""
+        if said.advice is None:
+            return said
+        elevate = self._system.elevate() if said.advice.privileged else ""
+        text = written(said.advice, self._request.surface, (port,), elevate=elevate)
+        return said._replace(instead=text)
 
 
 def _on_supervisor(target: Target, ended: str) -> Note:

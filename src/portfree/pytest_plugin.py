@@ -207,6 +207,7 @@ def _request(config: pytest.Config, table: Settings | None) -> Request:
         wait=value("wait", _seconds, settings.WAIT),
         on_busy=value("on_busy", settings.on_busy, settings.ON_BUSY),
         leaks=value("leaks", settings.leaks, "warn"),
+        surface="pytest",
     )
 
 

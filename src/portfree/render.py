@@ -22,8 +22,8 @@ An outcome:
 ``ok``                  whether this port can be used now (dry run: could be, without it)
 ``seconds``             how long it took until it was free, or until portfree gave up
 ``holders``             the processes that had the port open
-``notes``               what no holder explains: objects of ``kind``, ``text`` and ``instead`` (what
-                        to do about it)
+``notes``               what no holder explains: objects of ``kind``, ``text``, ``instead`` (what to
+                        do about it) and ``advice`` (as of a verdict)
 ======================  ==========================================================================
 
 A holder:
@@ -44,7 +44,9 @@ A holder:
 ``addresses``           the local addresses of its sockets on this port
 ``root``                whether no ancestor of it holds the port too
 ``verdict``             ``action`` (``stop``, ``keep``), ``rule`` and ``reason``: why; ``instead``:
-                        what to do instead
+                        what to do instead, and ``advice``: the same as data, where a setting helps
+                        (``wait``: whether that does; ``scope``: the narrowest one that takes it in;
+                        ``privileged``: whether it takes other rights besides)
 ``ended``               what became of it, if it was told to stop
 ``seconds``             how long that took, from the first signal
 ======================  ==========================================================================
@@ -56,6 +58,7 @@ TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know thi
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from portfree.advice import Advice
     from portfree.ports import Port
     from portfree.report import HolderReport, Leak, Note, Outcome, Report, Verdict
 
@@ -488,7 +491,12 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
         "seconds": round(outcome.seconds, 6),
         "holders": [_holder(holder) for holder in outcome.holders],
         "notes": [
-            {"kind": note.kind, "text": _text(note.text), "instead": _text(note.instead)}
+            {
+                "kind": note.kind,
+                "text": _text(note.text),
+                "instead": _text(note.instead),
+                "advice": _advice_object(note.advice),
+            }
             for note in outcome.notes
         ],
     }
@@ -518,10 +526,17 @@ def _holder(holder: HolderReport) -> dict[str, object]:
             "rule": verdict.rule,
             "reason": _text(verdict.reason),
             "instead": _text(verdict.instead),
+            "advice": _advice_object(verdict.advice),
         },
         "ended": _text(holder.ended),
         "seconds": None if holder.seconds is None else round(holder.seconds, 6),
     }
+
+
+def _advice_object(advice: Advice | None) -> dict[str, object] | None:
+    if advice is None:
+        return None
+    return {"wait": not advice.do, "scope": advice.scope, "privileged": advice.privileged}
 
 
 def _text(text: str | None) -> str | None:

@@ -7,6 +7,7 @@ named tuple compiles each annotation that is a text, and the first one takes Pyt
 
 from typing import Literal, NamedTuple
 
+from portfree.advice import Advice, Surface
 from portfree.ports import Port
 
 TYPE_CHECKING = False
@@ -38,6 +39,8 @@ class Verdict(NamedTuple):
     """The proof, or what stood in the way, in words."""
     instead: str = ""
     """For a holder that is kept: what to do instead."""
+    advice: Advice | None = None
+    """The same as data, where a setting of portfree would help."""
 
 
 class Origin(NamedTuple):
@@ -98,6 +101,8 @@ class Note(NamedTuple):
     text: str
     instead: str = ""
     """What to do about it; empty if nothing needs to be done."""
+    advice: Advice | None = None
+    """The same as data, where a setting of portfree would help."""
 
 
 class Outcome(NamedTuple):
@@ -126,6 +131,8 @@ class Request(NamedTuple):
     dry_run: bool = False
     leaks: Leaks = "warn"
     """What a run does about listeners on other ports that it leaves behind."""
+    surface: Surface = "library"
+    """Where it was asked for: in the words of that is what to do instead."""
 
     @property
     def strict(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from portfree import names, runs, text
+from portfree.advice import Advice
 from portfree.context import Context
 from portfree.holder import Holder, launcher, leader, named, roots, same
 from portfree.origin import (
@@ -26,7 +27,6 @@ from portfree.origin import (
 )
 from portfree.ports import argument
 from portfree.report import Verdict
-from portfree.system.boundary import Process
 
 _CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
 
@@ -315,14 +315,10 @@ def _other_user(holder: Holder, context: Context) -> Verdict | None:
     if _in_reach(holder, context):
         return None
     who = holder.user or str(holder.process.owner)
-    again = f"portfree --scope any {_ports(holder)}"
-    if context.platform == "win32":
-        again = f"as an administrator: {again}"
-    elif not context.privileged:
-        again = f"sudo {again}"
-    return Verdict(
-        "keep", "other-user", f"it belongs to {who}", f"ask {who} to stop it, or: {again}"
-    )
+    # Who has come by sudo needs it again.
+    by_sudo = context.caller.owner not in context.owners
+    advice = Advice(f"ask {who} to stop it", privileged=by_sudo or not context.privileged)
+    return Verdict("keep", "other-user", f"it belongs to {who}", advice=advice)
 
 
 def _in_reach(holder: Holder, context: Context) -> bool:
@@ -349,13 +345,7 @@ def _in_use(origin: Origin, holder: Holder, context: Context) -> Verdict:
         age = f", {text.age(context.time - runner.started)} old" if runner.started else ""
         who = f"{who.removesuffix(')')}, adopted{age}: nobody waits for its result)"
     reason = f"in use by {who} in {context.path(cwd)}"
-    return Verdict(
-        "keep",
-        "live-run",
-        reason,
-        "wait until that is done (--wait SECONDS), or give one of the two another port; "
-        f"to stop it all the same: portfree --scope any {_ports(holder)}",
-    )
+    return Verdict("keep", "live-run", reason, advice=Advice())
 
 
 def _left_behind(holder: Holder, context: Context) -> Verdict | None:
@@ -458,19 +448,14 @@ def _mine(holder: Holder, context: Context) -> Verdict | None:
 
 
 def _attended(holder: Holder, context: Context) -> Verdict:
-    process = holder.process
-    return Verdict("keep", "attended", _why_kept(holder, context), _how_to_stop(holder, process))
-
-
-def _how_to_stop(holder: Holder, process: Process) -> str:
+    why, process = _why_kept(holder, context), holder.process
     if names.is_interactive_ssh(process):
-        return "end that session, or give the tests another port"
+        stop = "end that session, or give the tests another port"
+        return Verdict("keep", "attended", why, stop)
+    do = "stop it there"
     if process.stopped and process.terminal:
-        return (
-            f"at {process.terminal}: fg to go on with it, or kill %1 if it is the only job; "
-            f"or: portfree {_ports(holder)}"
-        )
-    return f"stop it there, or: portfree {_ports(holder)}"
+        do = f"at {process.terminal}: fg to go on with it, or kill %1 if it is the only job"
+    return Verdict("keep", "attended", why, advice=Advice(do, "mine"))
 
 
 def _why_kept(holder: Holder, context: Context) -> str:
@@ -528,10 +513,6 @@ RULES: tuple[Callable[[Holder, Context], Verdict | None], ...] = (
     _mine,
     _attended,
 )
-
-
-def _ports(holder: Holder) -> str:
-    return " ".join(map(argument, sorted(holder.ports)))
 
 
 def _kept(verdict: Verdict | None) -> bool:

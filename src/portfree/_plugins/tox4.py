@@ -126,6 +126,7 @@ def _configured(conf: EnvConfigSet) -> Request:
         settings.seconds(value("wait", settings.WAIT), "free_ports_wait"),
         settings.on_busy(value("on_busy", settings.ON_BUSY), "free_ports_on_busy"),
         leaks=settings.leaks(value("leaks", "warn"), "free_ports_leaks"),
+        surface="tox",
     )
 
 

@@ -227,6 +227,9 @@ class System(Protocol):
     def privileged(self) -> bool:
         """Whether we may signal the processes of other users."""
 
+    def elevate(self) -> str:
+        """What one writes before a command that takes the rights of root: ``"sudo "``."""
+
     @property
     def polite(self) -> bool:
         """Whether a foreign process can be asked to end (false on Windows)."""

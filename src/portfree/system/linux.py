@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import select
+import shutil
 import signal
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
@@ -292,6 +293,9 @@ class LinuxSystem:
     @property
     def privileged(self) -> bool:
         return os.geteuid() == 0
+
+    def elevate(self) -> str:
+        return "sudo " if shutil.which("sudo") else "as root: "
 
     def container_behind(self, process: Process, port: Port) -> str | None:
         return self._engines.container_behind(process, port)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -153,6 +154,11 @@ class PortableSystem:
     @property
     def privileged(self) -> bool:
         return elevated() if self._platform == "win32" else os.geteuid() == 0
+
+    def elevate(self) -> str:
+        if self._platform == "win32":
+            return "as an administrator: "
+        return "sudo " if shutil.which("sudo") else "as root: "
 
     @property
     def polite(self) -> bool:

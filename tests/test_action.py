@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from portfree import HolderReport, Note, Outcome, Port, PortfreeError, Report, Verdict
 from portfree import _action as action
-from portfree.render import as_annotations, as_markdown
+from portfree.render import as_annotations, as_markdown, leak_line
 from portfree.report import Leak, Request
 from stage import accepts, needs_program, tcp, wait_until
 
@@ -145,23 +145,26 @@ def test_a_note_has_a_row_of_its_own() -> None:
     assert cells(as_markdown(report(noted)))[0][4] == "connections are fading; wait"
 
 
-def test_annotations_name_busy_ports_doubts_and_leaks() -> None:
-    before = report(busy(8000), on_busy="fail")
+def test_annotations_name_busy_ports_warnings_and_leaks() -> None:
     leak = Leak("127.0.0.1", Port(43211), holder(ended="", seconds=None))
-    (said,) = as_annotations(before)
+    line = leak_line(leak)
+    request = report(busy(8000), on_busy="fail").request
+
+    said, doubt, left = as_annotations(request, [busy(8000)], ["a doubt", line], [leak])
+
     assert said.startswith("::error title=portfree::8000/tcp is busy: kept python3 server.py")
-    said, doubt, left = as_annotations(before, before, [leak])
-    assert said.startswith("::error title=portfree::8000/tcp is busy")
-    assert doubt.startswith("::warning title=portfree::8000/tcp was busy: these tests may have")
+    assert doubt == "::warning title=portfree::a doubt"
     assert left.startswith(f"::warning title=portfree::{BORN_IN} started python3 server.py")
-    assert as_annotations(report(busy(8000)))[0].startswith("::warning")
-    failing = report(Outcome(Port(8000), "free"), leaks="fail")
-    assert as_annotations(failing, failing, [leak])[0].startswith("::error")
-    assert as_annotations(failing) == []
+    lenient = request._replace(on_busy="warn", leaks="fail")
+    said, left = as_annotations(lenient, [busy(8000)], [line], [leak])
+    assert said.startswith("::warning")
+    assert left.startswith("::error")
+    assert as_annotations(request, [Outcome(Port(8000), "free")]) == []
 
 
 def test_of_many_annotations_the_last_counts_the_others() -> None:
-    said = as_annotations(report(*(busy(port) for port in range(9000, 9030)), on_busy="fail"))
+    many = [busy(port) for port in range(9000, 9030)]
+    said = as_annotations(report(*many, on_busy="fail").request, many)
     assert len(said) == 10
     assert said[-1] == "::error title=portfree::21 more: the summary of this step has them all"
 
@@ -178,7 +181,8 @@ def test_no_name_breaks_out_of_the_page_or_an_annotation(text: str) -> None:
         assert len(row) == 7
         shown = re.sub(r"&#[0-9]+;|</?code>", "", "".join(row)).replace("**", "")
         assert not re.search(r"[<>`\[\]*_{}@#$~\\]|&|:|www\.", shown)
-    for line in as_annotations(*pages):
+    outcomes = [outcome for each in pages for outcome in each.outcomes]
+    for line in as_annotations(pages[0].request, outcomes):
         assert re.fullmatch(r"::(warning|error) title=portfree::[^\r\n]*", line)
         assert not re.search(r"%(?!25)", line)
 
@@ -308,7 +312,7 @@ def test_free_ports_need_no_words(job: Job, stage: Stage) -> None:
     step = job.step(ports=str(port))
     assert (step.code, step.log) == (0, f"{port}/tcp: free\n")
     assert step.outputs | {"report": ""} == {"ok": "true", "freed": "", "busy": "", "report": ""}
-    assert cells(step.page) == [[f"{port}/tcp", "free", "", "", "", ""]]
+    assert step.page == ""
 
 
 def test_a_server_that_was_left_behind_is_stopped_and_shown(job: Job, stage: Stage) -> None:
@@ -520,7 +524,7 @@ def test_a_port_that_is_busy_afterwards_fails_the_step(job: Job, stage: Stage) -
     server = stage.attended(tcp(port))
     (job.workspace / "go").touch()
     step = job.end(process)
-    assert step.code == 1
+    assert step.code == 125
     assert (step.outputs["ok"], step.outputs["busy"]) == ("false", f"{port}/tcp")
     assert [row[2] for row in cells(step.page)] == ["free", "**busy**"]
     assert server.alive
@@ -636,20 +640,22 @@ def test_sudo_frees_as_root_and_runs_the_command_as_us(
 
 
 def test_a_failure_of_ours_keeps_no_command_from_running(
-    job: Job, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: Job, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.chdir(job.workspace)
     monkeypatch.setenv("RUNNER_TEMP", str(job.temp))
-    monkeypatch.setattr(action, "free", fail)
+    monkeypatch.setattr("portfree._free.bind", fail)
     monkeypatch.setattr(action, "_details", say_nothing)
     request = Request((Port(stage.free_port()),), leaks="ignore")
     done = action._around(action._Inputs(run="touch started; exit 4"), request, as_root=False)
     assert done.code == 4
     assert (job.workspace / "started").exists()
-    assert "the ports could not be freed: RuntimeError('broken')" in capsys.readouterr().err
+    assert done.run is not None
+    (outcome,) = done.before.outcomes
+    assert outcome.notes[0].text.endswith("could not be looked for: broken")
 
 
 def say_nothing(*_: object) -> None:

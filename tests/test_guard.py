@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portfree import PortsBusyError, PortSpecError, Report, free_ports, guard, runs
-from portfree.errors import PortsLeakedError
+from portfree.errors import PortfreeError, PortsLeakedError
 from portfree.guard import Run
 from portfree.ports import Port
 from portfree.report import Request
@@ -268,11 +268,16 @@ def test_a_failure_of_ours_turns_nothing_red(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(guard, "free", broken)
+    trouble = "the ports could not be looked after at the end: RuntimeError"
 
-    with free_ports(stage.free_port(), on_busy="fail", leaks="fail"):
+    with free_ports(stage.free_port(), leaks="stop"):
         pass
 
-    assert "could not be freed at the end of the run: RuntimeError" in caplog.text
+    assert trouble in caplog.text
+    for strict in ({"on_busy": "fail"}, {"leaks": "fail"}):
+        # It is not green, for what was asked for is not known to be.
+        with pytest.raises(PortfreeError, match=trouble), free_ports(stage.free_port(), **strict):  # type: ignore[arg-type]
+            pass
 
 
 @pytest.mark.parametrize("what", ["free", "log_outcomes"])
@@ -313,7 +318,7 @@ def test_a_failure_at_the_start_keeps_nobody_from_working(
     with run:
         pass
 
-    assert "leaks will not be found: OSError" in caplog.text
+    assert "leaks could not be looked for: OSError" in caplog.text
     assert run.after is not None
 
 

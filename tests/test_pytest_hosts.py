@@ -321,7 +321,7 @@ def test_a_fault_of_ours_there_turns_nothing_red(
 
     assert result.code == 0, result.out
     (line,) = namespace.said(result)
-    assert line.startswith("the ports could not be looked after before the tests: PortfreeError(")
+    assert line.startswith("the ports could not be looked after before the tests: PORTFREE_BACKEND")
 
 
 @needs_namespaces

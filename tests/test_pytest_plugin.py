@@ -208,7 +208,7 @@ def test_a_forgotten_server_is_stopped_before_the_first_test(suite: Suite, port:
     assert result.code == 0
     assert not server.alive
     said = f"freed {port}/tcp: stopped "
-    assert result.header.startswith(f"portfree: {port}/tcp, scope orphans: {said}")
+    assert result.header == f"portfree: {port}/tcp, scope orphans: freed"
     (line,) = result.section
     assert line.startswith(f"before: {said}")
     assert f"-m http.server --bind 127.0.0.1 {port} (pid {server.process.pid})" in line
@@ -296,7 +296,6 @@ def test_a_server_that_a_killed_session_has_left_is_stopped_and_its_test_named(
     assert result.section[0].endswith(
         "started in tests/test_api.py::test_search (setup) (evidence: id)"
     )
-    assert "tests/test_api.py::test_search (setup)" in result.header
     assert is_free(port)
 
 
@@ -357,6 +356,8 @@ def test_a_server_that_conftest_starts_survives_and_is_stopped_at_the_end(
     result = suite.run("tests")
 
     assert result.code == 0, result.out
+    assert "busy" not in result.header
+    assert f": {port}/tcp is in use by this run already: python" in result.header
     assert "started for this run already" in result.header
     assert is_free(port)
     (line,) = result.section
@@ -375,6 +376,7 @@ def test_a_listener_of_the_session_itself_is_no_obstacle(suite: Suite, port: int
     result = suite.run("tests")
 
     assert result.code == 0
+    assert "busy" not in result.header
     assert "held by this test run itself" in result.header
     assert result.section == []
 
@@ -409,7 +411,7 @@ def test_on_busy_warn_goes_on_and_says_so_again(suite: Suite, port: int, elsewhe
 
     assert result.code == 0
     assert server.alive
-    assert f": {port}/tcp is busy: kept " in result.header
+    assert result.header.endswith(": busy")
     # That it is still so at the end needs no third line.
     kept, doubt = result.section
     assert kept.startswith(f"before: {port}/tcp is busy: kept ")
@@ -440,7 +442,7 @@ def test_a_leak_can_fail_a_green_session_and_hides_no_red_one(
 
     assert result.code == code
     assert result.section[-1] == (
-        "exit status 1: the tests have left a server behind, and free_ports_leaks is fail"
+        "exit status 1: a server was left behind, and free_ports_leaks is fail"
     )
 
 
@@ -700,7 +702,7 @@ def test_setup_only_starts_servers_so_it_frees_ports(suite: Suite, port: int) ->
     suite.guard(port)
     suite.write("tests/test_it.py", TICK)
 
-    assert f"freed {port}/tcp" in suite.run("--setup-only").header
+    assert suite.run("--setup-only").header.endswith(": freed")
 
 
 def without_what_differs_always(output: str) -> list[str]:
@@ -908,7 +910,8 @@ def test_a_fault_of_ours_turns_nothing_red_unless_asked_to(
     result = suite.run()
 
     assert result.code == code
-    line = f"the ports could not be looked after {phase} the tests: RuntimeError('out of order')"
+    when = "before the tests" if phase == "before" else "at the end"
+    line = f"the ports could not be looked after {when}: RuntimeError('out of order')"
     if code == pytest.ExitCode.USAGE_ERROR:
         assert result.err.strip() == f"ERROR: portfree: {line}"
     else:
@@ -937,7 +940,6 @@ def test_messages_that_cannot_be_made_turn_nothing_red(suite: Suite, port: int) 
     result = suite.run()
 
     assert result.code == 0
-    assert "ZeroDivisionError" in result.header
     assert "ZeroDivisionError" in result.section[0]
 
 

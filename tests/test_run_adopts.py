@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portfree import HolderReport, Outcome, Port, Report, Verdict, _run_command, attend
-from portfree.guard import Run
-from portfree.report import Leak, Request
+from portfree import Port, _run_command, attend
 from portfree.system.linux import LinuxSystem
 from stage import (
     Identity,
@@ -513,57 +511,7 @@ def test_a_port_that_who_runs_us_has_taken_is_meant_to_be_busy(stage: Stage, por
     running = Running(stage, [], program=program)
 
     assert running.end() == 0
-    assert f"{port}/tcp: busy" in running.output
-    assert "why:     self: " in running.output
-
-
-KEPT, OWN = Verdict("keep", "attended", ""), Verdict("keep", "own-run", "")
-ITSELF, STUBBORN = Verdict("keep", "self", ""), Verdict("stop", "own-run", "")
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "problems"),
-    [
-        ([[KEPT]], ["8000/tcp is busy after it"]),
-        ([[KEPT], [OWN], []], ["8000/tcp, 8002/tcp are busy after it"]),
-        ([[]], ["8000/tcp is busy after it"]),  # with a note, such as an owner that is not seen
-        ([[ITSELF]], []),
-        ([[OWN, ITSELF]], []),
-        ([[OWN, KEPT]], ["8000/tcp is busy after it"]),
-        ([[STUBBORN]], ["8000/tcp is busy after it"]),
-    ],
-)
-def test_who_keeps_a_port_busy_matters(verdicts: list[list[Verdict]], problems: list[str]) -> None:
-    outcomes = tuple(
-        Outcome(Port(8000 + at), "busy", ok=False, holders=tuple(map(reported, held)))
-        for at, held in enumerate(verdicts)
-    )
-    request = Request(tuple(outcome.port for outcome in outcomes), on_busy="fail", leaks="fail")
-    run = Run(Report(request, ()))
-    assert _run_command._problems(run) == []  # it was cut short
-    run.after = Report(request, outcomes)
-    assert _run_command._problems(run) == problems
-    run.leaks = (Leak("127.0.0.1", Port(9000), reported(KEPT)),)
-    assert _run_command._problems(run) == ["left servers behind", *problems]
-    run.before = Report(request._replace(on_busy="warn", leaks="warn"), ())
-    assert _run_command._problems(run) == []
-
-
-def reported(verdict: Verdict) -> HolderReport:
-    return HolderReport(
-        pid=7,
-        name="server",
-        command="server",
-        user="me",
-        uid=1000,
-        started=None,
-        cwd=None,
-        launcher="",
-        test="",
-        addresses=("127.0.0.1",),
-        root=True,
-        verdict=verdict,
-    )
+    assert "busy" not in running.output
 
 
 def test_the_help_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:

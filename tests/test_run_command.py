@@ -441,13 +441,14 @@ def test_an_unexpected_failure_keeps_no_command_from_running(
     def fail(*_: object, **__: object) -> Report:
         raise RuntimeError("of all things")
 
-    monkeypatch.setattr(_run_command, "free", fail)
+    monkeypatch.setattr("portfree._free.bind", fail)
     monkeypatch.setattr("portfree.guard.free", fail)
+    words = [str(stage.free_port()), "--on-busy", "warn", "--", "sh", "-c", "exit 3"]
 
-    assert _run_command.main([str(stage.free_port()), "--", "sh", "-c", "exit 3"]) == 3
+    assert _run_command.main(words) == 3
     said = capfd.readouterr().err
-    assert "the ports could not be freed: RuntimeError('of all things')" in said
-    assert "the ports could not be freed at the end: RuntimeError" in said
+    assert "could not be looked for: of all things" in said
+    assert "the ports could not be looked after at the end: RuntimeError" in said
 
 
 def test_interrupted_before_the_command(

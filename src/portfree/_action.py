@@ -29,6 +29,7 @@ from portfree import _run_command, config, render, settings
 from portfree._free import free, tell
 from portfree.attend import TIMINGS
 from portfree.cli import needs_sudo, number
+from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError, PortSpecError
 from portfree.guard import Run
 from portfree.ports import parse_ports
@@ -115,7 +116,6 @@ class _Done(NamedTuple):
     code: int
     before: Report
     run: Run | None = None
-    after: Report | None = None
 
 
 def _request(inputs: _Inputs, *, hosted: bool) -> Request:
@@ -162,7 +162,7 @@ def _is_true(word: str) -> bool:
 def _now(request: Request, as_root: bool) -> _Done:  # noqa: FBT001
     """Free the ports."""
     report, cancelled = _first(request, as_root)
-    busy = not report.ok and request.on_busy == "fail"
+    busy = bool(of_beginning(report).problems)
     return _Done(_CANCELLED if cancelled else _BUSY if busy else _FREE, report)
 
 
@@ -172,32 +172,21 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
         prefix="portfree-run-", dir=os.environ.get("RUNNER_TEMP"), ignore_cleanup_errors=True
     ) as folder:
         command = _script(inputs.shell, inputs.run, Path(folder))
-        try:
-            before, cancelled = _first(request, as_root)
-        except PortfreeError:
-            raise
-        except Exception as failure:  # noqa: BLE001 - what goes wrong here must not turn a run red
-            tell(f"the ports could not be freed: {failure!r}")
-            before, cancelled = Report(request, ()), False
-        if cancelled or (not before.ok and request.on_busy == "fail"):
+        before, cancelled = _first(request, as_root)
+        if cancelled or of_beginning(before).problems:
             tell("the command was not started")
             return _Done(_CANCELLED if cancelled else _FAILED, before)
         _details("before the command", before)
         run = Run(before, notice=tell)
         code, cut_short = _run_command.guarded(command, run, TIMINGS)
-    after = run.after
-    if after is not None and not after.ok and as_root and not cut_short:
+    if run.after is not None and not run.after.ok and as_root and not cut_short:
         try:
-            after = _free_as_root(after.request)
+            run.after = _free_as_root(run.after.request)
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))
-    if code == 0 and run.leaks and request.leaks == "fail":
-        tell("the command has succeeded, but left servers behind")
-        code = _FAILED
-    if code == 0 and after is not None and not after.ok and request.on_busy == "fail":
-        tell("the command has succeeded, but a port is busy after it")
-        code = _BUSY
-    return _Done(code, before, run, after)
+    if code == 0 and run.conclusion().problems:
+        return _Done(_FAILED, before, run)
+    return _Done(code, before, run)
 
 
 def _first(request: Request, as_root: bool) -> tuple[Report, bool]:  # noqa: FBT001
@@ -311,14 +300,19 @@ def _details(when: str, report: Report) -> None:
 
 def _tell(log: _Log, done: _Done) -> None:
     """Say what was done: in the log, in annotations, on the page, and to the steps that follow."""
-    before, after, leaks = done.before, done.after, done.run.leaks if done.run else ()
-    if done.run is None:
+    before, run = done.before, done.run
+    after = run.after if run else None
+    end = run.conclusion() if run else of_beginning(before)
+    if run is None:
         _details("and who held them", before)
     elif after is not None:
         _details("after the command", after)
-    for line in render.as_annotations(before, after, leaks):
+    for line in render.as_annotations(before.request, end.shown, end.warnings, end.leaks):
         log.raw_line(line)
-    _append("GITHUB_STEP_SUMMARY", render.as_markdown(before, after, leaks))
+    if run and end.problems and done.code == _FAILED:
+        tell(f"the command has succeeded, but {', and '.join(p.what for p in end.problems)}")
+    if end.shown or end.leaks or end.warnings or not before.ok or before.freed:
+        _append("GITHUB_STEP_SUMMARY", render.as_markdown(before, after, end.leaks))
     reports = [report for report in (before, after) if report is not None]
     _set_outputs(
         ok="true" if all(report.ok for report in reports) else "false",

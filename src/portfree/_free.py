@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from portfree import settings
 from portfree.errors import PortsBusyError, PortSpecError
 from portfree.ports import Port, parse_ports
 from portfree.report import Leaks, Note, OnBusy, Outcome, Report, Request, Scope
+from portfree.system import backend
 from portfree.system.probe import bind
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
@@ -76,8 +77,10 @@ def free_ports(
         leaks=leaks,
     )
     report = free(request, notice=tell)
-    log_outcomes(report)
-    raise_if_busy(report)
+    failed = request.on_busy == "fail" and not report.ok
+    log_outcomes(outcome for outcome in report.outcomes if outcome.ok or not failed)
+    if failed:
+        raise busy_error(report)
     return report
 
 
@@ -97,13 +100,15 @@ def free(
     *ending*: the element of the run that is being ended, *began*: when that was, and *quiet*: the
     ports that were free then. *system*: the machine, for tests.
     """
+    backend()  # a wrong one is an error whether it is needed or not
     started = time.monotonic()
-    held = [port for port in request.ports if (system.bind if system else bind)(port) != "free"]
-    if not held:
-        outcomes = tuple(Outcome(port, "free") for port in request.ports)
-        return Report(request, outcomes, time.monotonic() - started)
-
+    held = list(request.ports)
     try:
+        held = [port for port in held if (system.bind if system else bind)(port) != "free"]
+        if not held:
+            outcomes = tuple(Outcome(port, "free") for port in request.ports)
+            return Report(request, outcomes, time.monotonic() - started)
+
         # Loaded only now: a call that finds every port free takes microseconds.
         from portfree import rounds
         from portfree.ledger import Ledger
@@ -113,7 +118,7 @@ def free(
         from portfree.verdict import judge_all, with_origin
 
         system = system or current()
-    except (ImportError, OSError, MemoryError) as failure:  # no more files may be opened
+    except Exception as failure:  # noqa: BLE001 - such as no more files that may be opened
         outcomes = tuple(_unexamined(p, failure, held=p in held) for p in request.ports)
         return Report(request, outcomes, time.monotonic() - started)
     ledger = Ledger(request, system)
@@ -172,6 +177,8 @@ def _unexamined(port: Port, failure: BaseException, *, held: bool) -> Outcome:
     instead = "close files or sockets, then try again"
     if isinstance(failure, ImportError):
         instead = f"{instead}; if that does not help, install portfree anew"
+    elif not isinstance(failure, (OSError, MemoryError)):
+        instead = "try again; if that does not help, please report it"
     note = Note("untested", text, instead)
     return Outcome(port, "busy", ok=False, notes=(note,)) if held else Outcome(port, "free")
 
@@ -234,17 +241,16 @@ def tell(line: str) -> None:
         print(f"portfree: {safe(line)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def raise_if_busy(report: Report) -> None:
-    """Raise `PortsBusyError` if a port is still busy and the request wants that."""
-    if report.request.on_busy == "fail" and not report.ok:
-        from portfree.render import summary
+def busy_error(report: Report) -> PortsBusyError:
+    """The error for the ports that are still busy."""
+    from portfree.render import summary
 
-        raise PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
+    return PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
 
 
-def log_outcomes(report: Report) -> None:
+def log_outcomes(outcomes: Iterable[Outcome]) -> None:
     """Log what was done, and nothing if nothing was: nox shows records of every library."""
-    told = [outcome for outcome in report.outcomes if outcome.status != "free"]
+    told = [outcome for outcome in outcomes if outcome.status != "free"]
     if not told:
         return
     try:

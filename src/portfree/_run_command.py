@@ -17,19 +17,19 @@ from portfree import settings
 from portfree._free import free
 from portfree.attend import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
 from portfree.cli import _in_color, _Options, _options_parser, _print, _read, _request
+from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
 from portfree.guard import Run
 from portfree.report import Report
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from portfree.ports import Port
-    from portfree.report import HolderReport, Leaks, Request
+    from portfree.report import Leaks, Outcome, Request
 
 # The exit codes that are not the command's: the first one as timeout(1) has it.
-_FAILED, _INTERRUPTED = 125, 130
+FAILED, _INTERRUPTED = 125, 130
 
 _HELP = "Free ports, run a command, and free them again, whatever ends the command."
 
@@ -66,7 +66,7 @@ def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
         return _main(words, timings)
     except PortfreeError as error:
         _complain(str(error))
-        return error.code if isinstance(error, CannotRunError) else _FAILED
+        return error.code if isinstance(error, CannotRunError) else FAILED
     except KeyboardInterrupt:
         _complain("interrupted; what holds the ports now: portfree --dry-run PORT")
         return _INTERRUPTED
@@ -85,12 +85,16 @@ def _main(words: Sequence[str], timings: Timings) -> int:
         request = request._replace(leaks=options.leaks)
     with _open(options.report) as file:
         show = Show(quiet=options.quiet, file=file)
-        before = _before(request)
-        if not before.ok and request.on_busy == "fail":
-            show.report(before, but=before.busy)
-            show.json(before, code=_FAILED)
-            raise PortfreeError(f"the command was not started: {_busy(before)}")
-        show.report(before)
+        before = free(request, notice=_complain)
+        found = of_beginning(before)
+        if found.problems:
+            show.outcomes(request, (outcome for outcome in found.shown if outcome.ok))
+            show.json(before, code=FAILED)
+            why = "; ".join(problem.what for problem in found.problems)
+            raise PortfreeError(f"the command was not started: {why}")
+        show.outcomes(request, found.shown)
+        for line in found.notes:
+            _complain(line)
         run = Run(before, notice=_complain)
         code = show.end(run, *guarded(command, run, timings))
         show.json(before, run, code=code)
@@ -120,16 +124,6 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _before(request: Request) -> Report:
-    try:
-        return free(request, notice=_complain)
-    except PortfreeError:
-        raise
-    except Exception as failure:  # noqa: BLE001 - what goes wrong here must not turn a run red
-        _complain(f"the ports could not be freed: {failure!r}")
-        return Report(request, ())
-
-
 def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
     """Run the command and free the ports again; its exit code, and whether that was cut short."""
     with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
@@ -144,8 +138,6 @@ def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bo
                 run.close(grace=timings.grace if ended.hurried else None)
         except KeyboardInterrupt:
             return ended.code or _INTERRUPTED, True
-        except Exception as failure:  # noqa: BLE001 - as above
-            _complain(f"the ports could not be freed at the end: {failure!r}")
         return ended.code, False
 
 
@@ -159,39 +151,27 @@ class Show:
         self._quiet = quiet
         self._file = file
 
-    def report(self, report: Report, *, but: Collection[Port] = ()) -> None:
-        """Which ports were held, but for those that another line tells of."""
+    def outcomes(self, request: Request, outcomes: Iterable[Outcome]) -> None:
+        """Which ports were held."""
         from portfree import render
 
-        told = [
-            outcome
-            for outcome in report.outcomes
-            if outcome.port not in but
-            and (
-                not outcome.ok or (not self._quiet and (outcome.status != "free" or outcome.notes))
-            )
-        ]
+        told = [each for each in outcomes if not (self._quiet and each.ok)]
         if told:
-            part = report._replace(outcomes=tuple(told))
-            _write(render.as_text(part, color=_in_color(sys.stderr)))
+            report = Report(request, tuple(told))
+            _write(render.as_text(report, color=_in_color(sys.stderr)))
 
     def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
         """What the end of the run has found; returns our exit code."""
-        from portfree import render
-
         if cut_short:
             _complain(f"the cleanup was cut short: {_left(run.before.request)}")
-        if run.after is not None:
-            known = {outcome.port for outcome in run.doubtful}
-            self.report(run.after, but=known.intersection(run.after.busy))
-        for outcome in run.doubtful:
-            _complain(render.doubt(outcome))
-        for leak in run.leaks:
-            _complain(render.leak_line(leak))
-        if code == 0 and (problems := _problems(run)):
-            why = ", and ".join(problems)
-            _complain(f"the command has succeeded, but {why}: exit code {_FAILED}")
-            return _FAILED
+        found = run.conclusion()
+        self.outcomes(run.before.request, found.shown)
+        for line in found.warnings:
+            _complain(line)
+        if code == 0 and found.problems:
+            why = ", and ".join(problem.what for problem in found.problems)
+            _complain(f"the command has succeeded, but {why}: exit code {FAILED}")
+            return FAILED
         return code
 
     def json(self, before: Report, run: Run | None = None, *, code: int) -> None:
@@ -216,37 +196,6 @@ class Show:
             self._file.flush()
         except OSError as error:
             _complain(f"the report could not be written: {error.strerror}")
-
-
-def _problems(run: Run) -> list[str]:
-    """Why a command that has succeeded is no success."""
-    request = run.before.request
-    found = []
-    if run.leaks and request.leaks == "fail":
-        found.append("left servers behind")
-    busy = _taken(run.after) if run.after and request.on_busy == "fail" else []
-    if busy:
-        found.append(f"{', '.join(busy)} {'is' if len(busy) == 1 else 'are'} busy after it")
-    return found
-
-
-def _taken(report: Report) -> list[str]:
-    """The ports that are busy, and not with what is meant to be there: ourselves and our own."""
-    return [
-        str(outcome.port)
-        for outcome in report.outcomes
-        if not outcome.ok and not (outcome.holders and all(map(_is_meant, outcome.holders)))
-    ]
-
-
-def _is_meant(holder: HolderReport) -> bool:
-    return holder.verdict.action == "keep" and holder.verdict.rule in ("self", "own-run")
-
-
-def _busy(report: Report) -> str:
-    from portfree.render import summary
-
-    return "; ".join(summary(outcome) for outcome in report.outcomes if not outcome.ok)
 
 
 def _left(request: Request) -> str:

@@ -7,12 +7,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from pathlib import PurePath
 from types import TracebackType
 
 from portfree import runs
-from portfree._free import free, log_outcomes, raise_if_busy, tell
-from portfree.errors import PortfreeError, PortsLeakedError
+from portfree._free import busy_error, free, log_outcomes, tell
+from portfree.conclusion import Conclusion, doubtful, of_end
+from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError
+from portfree.render import leak_line
 from portfree.report import Leak, Outcome, Report, Request
 from portfree.system import current
 from portfree.system.boundary import System
@@ -53,6 +56,7 @@ class Run:
         self._id = ""
         self._listeners: frozenset[object] | None = None
         self._began: float | None = None
+        self._trouble = ""
 
     @property
     def id(self) -> str:
@@ -79,7 +83,7 @@ class Run:
             try:
                 self._listeners = frozenset(s.id for s in self._system.listeners())
             except Exception as failure:  # noqa: BLE001 - without it the run goes on all the same
-                _logger.warning("leaks will not be found: %r", failure)
+                self._fail(f"leaks could not be looked for: {failure!r}")
 
     def close(self, *, grace: float | None = None) -> Report | None:
         """End: put the environment back and free the ports again.
@@ -104,9 +108,18 @@ class Run:
                 system=self._system,
             )
             self._find_leaks(request)
+        except Exception as failure:  # noqa: BLE001 - what goes wrong in here must turn no run red
+            self._fail(f"the ports could not be looked after at the end: {failure!r}")
         finally:
             runs.OPEN_HERE.discard(self._element)
         return self.after
+
+    def conclusion(self) -> Conclusion:
+        """What its end comes to; to be asked once it is closed."""
+        return of_end(self.before, self.after, self.leaks, trouble=self._trouble, pid=self._pid)
+
+    def _fail(self, trouble: str) -> None:
+        self._trouble = self._trouble or trouble
 
     def _alone_since(self) -> float | None:
         """When the run began; None if what came up since may be of another run of this process."""
@@ -134,7 +147,7 @@ class Run:
                 notify=self._notice,
             )
         except Exception as failure:  # noqa: BLE001 - what was freed must be told all the same
-            _logger.warning("leaks could not be looked for: %r", failure)
+            self._fail(f"leaks could not be looked for: {failure!r}")
 
     def __enter__(self) -> Run:
         self.open()
@@ -148,45 +161,31 @@ class Run:
     ) -> None:
         if os.getpid() != self._pid:
             return
-        try:
-            after = self.close()
-            assert after is not None
-            self._log(after)
-        except Exception as failure:
-            # What goes wrong in here must turn no run red, but one that was to be red without.
-            trouble = f"the ports could not be looked after at the end of the run: {failure!r}"
-            if error is None and self.before.request.strict:
-                raise PortfreeError(trouble) from failure
-            _logger.warning("%s", trouble)
-            return
-        if error is not None:
-            return  # what went wrong in the run is what its user must see
-        raise_if_busy(after)
-        if self.leaks and self.before.request.leaks == "fail":
-            from portfree.render import leak_line
+        self.close()
+        end = self.conclusion()
+        # What went wrong in the run is what its user must see.
+        failure = self._error(end) if error is None else None
+        with suppress(Exception):  # what cannot be said turns no run red
+            log_outcomes(o for o in end.shown if o.ok or not isinstance(failure, PortsBusyError))
+            for line in end.warnings:
+                _logger.warning("%s", line)
+        if failure is not None:
+            raise failure
 
-            raise PortsLeakedError("; ".join(map(leak_line, self.leaks)), self.leaks)
-
-    def _log(self, after: Report) -> None:
-        log_outcomes(after)
-        if self.doubtful or self.leaks:
-            from portfree.render import doubt, leak_line
-
-            for outcome in self.doubtful:
-                _logger.warning("%s", doubt(outcome))
-            for leak in self.leaks:
-                _logger.warning("%s", leak_line(leak))
+    def _error(self, end: Conclusion) -> PortfreeError | None:
+        """What to raise for a run that must not end green."""
+        if not end.problems:
+            return None
+        if any(problem.setting == "leaks" for problem in end.problems) and end.leaks:
+            return PortsLeakedError("; ".join(map(leak_line, end.leaks)), end.leaks)
+        if self.after is not None and not self.after.ok:
+            return busy_error(self.after)
+        return PortfreeError("; ".join(problem.what for problem in end.problems))
 
     @property
     def doubtful(self) -> tuple[Outcome, ...]:
         """The ports that were busy while the run went on: it may have talked to somebody else."""
-        return tuple(
-            outcome
-            for outcome in self.before.outcomes
-            # What was started for this run already is nobody else.
-            if outcome.status == "busy"
-            and any(each.verdict.rule not in ("self", "own-run") for each in outcome.holders)
-        )
+        return tuple(doubtful(self.before))
 
     def _put_back(self) -> None:
         """Take our id out of the environment, unless somebody else has changed it meanwhile."""

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from portfree.advice import Advice
     from portfree.ports import Port
-    from portfree.report import HolderReport, Leak, Note, Outcome, Report, Verdict
+    from portfree.report import HolderReport, Leak, Note, Outcome, Report, Request, Verdict
 
 # `text` is imported where something is to be shown that came from a process: its patterns take as
 # long to compile as `portfree 8000` takes for all its work on a free port.
@@ -190,18 +190,16 @@ def as_markdown(before: Report, after: Report | None = None, leaks: Sequence[Lea
 
 
 def as_annotations(
-    before: Report, after: Report | None = None, leaks: Sequence[Leak] = ()
+    request: Request,
+    outcomes: Iterable[Outcome],
+    warnings: Iterable[str] = (),
+    leaks: Iterable[Leak] = (),
 ) -> list[str]:
-    """Workflow commands of GitHub Actions: for each port that is still busy, and for each leak."""
-    request = before.request
-    busy = {o.port: o for report in (before, after) if report for o in report.outcomes if not o.ok}
+    """Workflow commands of GitHub Actions: on each port that is busy, and on each warning."""
     level = "error" if request.on_busy == "fail" else "warning"
-    found = [(level, summary(outcome)) for outcome in busy.values()]
-    if after is not None:
-        held = [o for o in before.outcomes if o.status == "busy" and o.holders]
-        found += [("warning", doubt(outcome)) for outcome in held]
-    level = "error" if request.leaks == "fail" else "warning"
-    found += [(level, leak_line(leak)) for leak in leaks]
+    found = [(level, summary(outcome)) for outcome in outcomes if not outcome.ok]
+    wrong = set(map(leak_line, leaks)) if request.leaks == "fail" else set()
+    found += [("error" if line in wrong else "warning", line) for line in warnings]
     # The runner shows ten of each kind and drops the others in silence.
     shown, hidden = found[:_MOST_ANNOTATIONS], found[_MOST_ANNOTATIONS:]
     if hidden:

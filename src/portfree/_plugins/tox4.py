@@ -20,20 +20,24 @@ from tox.tox_env.errors import Fail
 
 from portfree import settings
 from portfree._free import free
+from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
 from portfree.ports import parse_ports
+from portfree.render import summary
 from portfree.report import Report, Request
 from portfree.runs import RUN_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tox.config.sets import EnvConfigSet
     from tox.report import OutErr
     from tox.session.state import State
     from tox.tox_env.api import ToxEnv
 
+    from portfree.conclusion import Conclusion
     from portfree.guard import Run
     from portfree.ports import Port
-    from portfree.report import Outcome
 
 _logger = logging.getLogger("portfree.tox")
 
@@ -186,13 +190,12 @@ def _begin(tox_env: ToxEnv, request: Request) -> str:
     """Free the ports and open a run; returns why no command may run, and nothing if they may."""
     _claim(tox_env, request)
     before = free(request, notice=lambda line: _note(tox_env, line), phase="before")
-    for outcome in before.outcomes:
-        if outcome.status != "free" or outcome.notes:
-            _tell(tox_env, outcome)
-    if request.on_busy == "fail" and not before.ok:
-        return _busy(before)
-    _open(tox_env, before)
-    return ""
+    found = of_beginning(before)
+    refused = {problem.what for problem in found.problems}
+    _tell(tox_env, found, but=refused)
+    if not refused:
+        _open(tox_env, before)
+    return "; ".join(problem.what for problem in found.problems)
 
 
 def _open(tox_env: ToxEnv, before: Report) -> None:
@@ -207,41 +210,23 @@ def _open(tox_env: ToxEnv, before: Report) -> None:
 
 def _end(tox_env: ToxEnv) -> str:
     """End the run, if one is open, and return what is wrong enough to fail for."""
+    run = _runs.pop(tox_env, None)
     try:
-        run = _runs.pop(tox_env, None)
         if run is None:
             return ""
-        try:
-            run.close()
-            return _tell_end(tox_env, run)
-        except Exception as failure:  # noqa: BLE001
-            return _failed(tox_env, failure, run.before.request)
+        run.close()
+        found = run.conclusion()
+        _tell(tox_env, found)
+        return "; ".join(
+            f"{problem.what}, and free_ports_{problem.setting} is fail"
+            for problem in found.problems
+        )
+    except Exception as failure:  # noqa: BLE001
+        return _failed(tox_env, failure, run.before.request if run else None)
     finally:
         with _turn:
             _claims.pop(tox_env, None)
             _turn.notify_all()
-
-
-def _tell_end(tox_env: ToxEnv, run: Run) -> str:
-    from portfree.render import doubt, leak_line
-
-    assert run.after is not None
-    request = run.before.request
-    doubtful = {outcome.port for outcome in run.doubtful}
-    for outcome in run.after.outcomes:
-        # What is free in the end needs no word, and what was busy all the time has one below.
-        if outcome.status == "freed" or (not outcome.ok and outcome.port not in doubtful):
-            _tell(tox_env, outcome)
-    for outcome in run.doubtful:
-        _warn(tox_env, doubt(outcome))
-    for leak in run.leaks:
-        _warn(tox_env, leak_line(leak))
-    problems = []
-    if request.on_busy == "fail" and not run.after.ok:
-        problems.append(_busy(run.after))
-    if request.leaks == "fail":
-        problems.extend(map(leak_line, run.leaks))
-    return "; ".join(problems)
 
 
 def _failed(tox_env: ToxEnv, failure: Exception, request: Request | None) -> str:
@@ -259,16 +244,15 @@ def _failed(tox_env: ToxEnv, failure: Exception, request: Request | None) -> str
 # --- messages ------------------------------------------------------------------------------------
 
 
-def _busy(report: Report) -> str:
-    from portfree.render import summary
-
-    return "; ".join(summary(outcome) for outcome in report.outcomes if not outcome.ok)
-
-
-def _tell(tox_env: ToxEnv, outcome: Outcome) -> None:
-    from portfree.render import summary
-
-    (_note if outcome.ok else _warn)(tox_env, summary(outcome))
+def _tell(tox_env: ToxEnv, found: Conclusion, *, but: Collection[str] = ()) -> None:
+    """Say what was found, but for what is said otherwise."""
+    for outcome in found.shown:
+        if (line := summary(outcome)) not in but:
+            (_note if outcome.ok else _warn)(tox_env, line)
+    for line in found.notes:
+        _note(tox_env, line)
+    for line in found.warnings:
+        _warn(tox_env, line)
 
 
 def _note(tox_env: ToxEnv, line: str) -> None:

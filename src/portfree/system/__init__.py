@@ -16,15 +16,20 @@ BACKEND = "PORTFREE_BACKEND"
 and to get on where a kernel lacks what the first one needs."""
 
 
+def backend() -> str:
+    """The name of the backend; `PortfreeError` if the environment names one that there is not."""
+    wanted = os.environ.get(BACKEND) or ("linux" if sys.platform == "linux" else "portable")
+    if wanted not in ("linux", "portable"):
+        raise PortfreeError(f"{BACKEND} is {wanted!r}: choose one of linux, portable")
+    return wanted
+
+
 def current() -> System:
     """The system that we run on, through the backend that suits it."""
-    wanted = os.environ.get(BACKEND) or ("linux" if sys.platform == "linux" else "portable")
-    if wanted == "linux":
+    if backend() == "linux":
         from portfree.system.linux import LinuxSystem
 
         return LinuxSystem()
-    if wanted == "portable":
-        from portfree.system.portable import PortableSystem
+    from portfree.system.portable import PortableSystem
 
-        return PortableSystem()
-    raise PortfreeError(f"{BACKEND}={wanted!r}: the backends are 'linux' and 'portable'")
+    return PortableSystem()

@@ -1,0 +1,181 @@
+"""What the two ends of a run come to: what is worth saying, and what must not end green.
+
+Decided here for every surface; a surface turns levels into colours, log levels or annotations, and
+a problem into its exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from portfree.ports import Port
+from portfree.render import doubt, leak_line, summary
+from portfree.report import HolderReport, Leak, Outcome, Report
+
+
+class Problem(NamedTuple):
+    """Why a run must not end green."""
+
+    setting: Literal["on_busy", "leaks"]
+    """The setting that says so: it is ``fail``."""
+    what: str
+
+
+class Conclusion(NamedTuple):
+    """What one end of a run comes to."""
+
+    shown: tuple[Outcome, ...] = ()
+    """The outcomes that are worth showing."""
+    notes: tuple[str, ...] = ()
+    """Lines that are good to know."""
+    warnings: tuple[str, ...] = ()
+    """Lines on what is wrong."""
+    problems: tuple[Problem, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    """All that was left behind, with what the run's own process holds of the guarded ports."""
+
+
+def of_beginning(before: Report) -> Conclusion:
+    """Whether a run may begin, after its ports were freed. Raises nothing."""
+    try:
+        return _beginning(before)
+    except Exception as failure:  # noqa: BLE001 - what goes wrong here must turn no run red
+        return _unknown(before, f"what was found cannot be told: {failure!r}")
+
+
+def of_end(
+    before: Report, after: Report | None, leaks: Iterable[Leak], *, trouble: str = "", pid: int = 0
+) -> Conclusion:
+    """What a run has left, once its ports were freed again, as far as they were. Raises nothing.
+
+    *trouble*: what portfree itself could not do, in words. *pid*: the process that opened the run.
+    """
+    try:
+        return _end(before, after, leaks, trouble=trouble, pid=pid)
+    except Exception as failure:  # noqa: BLE001 - as above
+        return _unknown(before, f"what was found cannot be told: {failure!r}")
+
+
+def _unknown(before: Report, trouble: str) -> Conclusion:
+    """Where portfree itself has failed: red if the run was not to be green without what it does."""
+    from portfree.text import safe  # its patterns take a while to compile
+
+    request, trouble = before.request, safe(trouble)
+    problems: list[Problem] = []
+    if request.strict:
+        problems.append(Problem("leaks" if request.leaks == "fail" else "on_busy", trouble))
+    return Conclusion(warnings=(trouble,), problems=tuple(problems))
+
+
+def _beginning(before: Report) -> Conclusion:
+    told = [outcome for outcome in before.outcomes if outcome.status != "free" or outcome.notes]
+    busy = in_the_way(before) if before.request.on_busy == "fail" else []
+    return Conclusion(
+        shown=tuple(outcome for outcome in told if not is_own(outcome)),
+        notes=tuple(_in_use_already(outcome) for outcome in told if is_own(outcome)),
+        problems=tuple(Problem("on_busy", summary(outcome)) for outcome in busy),
+    )
+
+
+def _end(
+    before: Report, after: Report | None, leaks: Iterable[Leak], *, trouble: str, pid: int
+) -> Conclusion:
+    request = before.request
+    known = {outcome.port: outcome for outcome in before.outcomes}
+    outcomes = [
+        outcome
+        for outcome in (after.outcomes if after else ())
+        if outcome.status != "free" or outcome.notes
+    ]
+    # What the process held before the run began it holds on purpose, and so do its ancestors.
+    outcomes = [
+        each
+        for each in outcomes
+        if not is_own(each) or (_held_by(pid, each) and not _is_same(each, known))
+    ]
+    own = [leak for outcome in outcomes for leak in _held_by(pid, outcome)]
+    left = (*leaks, *own)
+    busy = [str(outcome.port) for outcome in outcomes if not outcome.ok]
+    unknown = _unknown(before, trouble) if trouble else Conclusion()
+
+    problems = []
+    if left and request.leaks == "fail":
+        problems.append(Problem("leaks", _servers(len(left))))
+    if busy and request.on_busy == "fail":
+        is_ = "is" if len(busy) == 1 else "are"
+        problems.append(Problem("on_busy", f"{', '.join(busy)} {is_} busy after it"))
+    mine = {leak.port for leak in own}
+    return Conclusion(
+        # A port that was busy all the time has a doubt below.
+        shown=tuple(
+            outcome
+            for outcome in outcomes
+            if outcome.port not in mine and not _is_same(outcome, known)
+        ),
+        warnings=(*map(doubt, doubtful(before)), *map(leak_line, left), *unknown.warnings),
+        problems=(*problems, *unknown.problems),
+        leaks=left,
+    )
+
+
+def in_the_way(report: Report) -> list[Outcome]:
+    """The ports that are busy, but not with what was started for this run."""
+    return [outcome for outcome in report.outcomes if not outcome.ok and not is_own(outcome)]
+
+
+def doubtful(before: Report) -> list[Outcome]:
+    """The ports that were busy while the run went on: it may have talked to somebody else."""
+    return [
+        outcome
+        for outcome in before.outcomes
+        if outcome.status == "busy" and outcome.holders and not is_own(outcome)
+    ]
+
+
+def is_own(outcome: Outcome) -> bool:
+    """Whether this run itself has the port, or what was started for it already."""
+    return (
+        outcome.status == "busy"
+        and bool(outcome.holders)
+        and all(
+            holder.verdict.action == "keep" and holder.verdict.rule in ("self", "own-run")
+            for holder in outcome.holders
+        )
+    )
+
+
+def _in_use_already(outcome: Outcome) -> str:
+    holder = _first(outcome)
+    return (
+        f"{outcome.port} is in use by this run already: {holder.name} (pid {holder.pid}), "
+        f"{holder.verdict.reason}"
+    )
+
+
+def _first(outcome: Outcome) -> HolderReport:
+    return next((each for each in outcome.holders if each.root), outcome.holders[0])
+
+
+def _held_by(pid: int, outcome: Outcome) -> list[Leak]:
+    """What the process that opened the run still has open on one of its ports."""
+    return [
+        Leak(address, outcome.port, holder, own=True)
+        for holder in outcome.holders
+        if outcome.status == "busy" and holder.pid == pid
+        for address in holder.addresses
+    ]
+
+
+def _is_same(outcome: Outcome, known: Mapping[Port, Outcome]) -> bool:
+    """Whether the port is in the same hands as when the run began."""
+    earlier = known.get(outcome.port)
+    return (
+        earlier is not None
+        and (outcome.status, earlier.status) == ("busy", "busy")
+        and {each.pid for each in outcome.holders} == {each.pid for each in earlier.holders}
+    )
+
+
+def _servers(number: int) -> str:
+    return "a server was left behind" if number == 1 else f"{number} servers were left behind"

@@ -626,3 +626,21 @@ def test_under_sudo_the_servers_of_who_called_it_are_ours(stage: Stage, project:
 
     assert outcome.status == "freed"
     assert holder(outcome, server).verdict.rule == "orphan"
+
+
+@needs_root
+def test_under_sudo_mine_is_who_called_it(stage: Stage, open_project: Path) -> None:
+    by_sudo = {"SUDO_UID": str(NOBODY)}
+    port, other = stage.free_port(), stage.free_port()
+    roots = stage.attended(tcp(port), cwd=open_project)
+    ours = stage.attended(tcp(other), cwd=open_project, env=by_sudo)
+
+    kept, freed = (
+        only(stage.call(each, cwd=open_project, scope="mine", env=by_sudo).report())
+        for each in (port, other)
+    )
+
+    assert holder(kept, roots).verdict.rule == "other-user"
+    assert roots.alive
+    assert holder(freed, ours).verdict.rule == "mine"
+    assert not ours.alive

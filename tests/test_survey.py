@@ -353,7 +353,8 @@ def test_a_caller_that_cannot_see_itself_owns_nothing(system: FakeSystem) -> Non
 @pytest.mark.parametrize(
     ("privileged", "value", "owners"),
     [
-        (True, "1234", {0, 1234}),
+        (True, "1234", {1234}),
+        (True, "0", {0}),
         (True, "", {0}),
         (True, "me", {0}),
         (True, "-1", {0}),

@@ -782,6 +782,7 @@ def test_not_unknown(found: Holder, asked: Context, rule: str) -> None:
 # 6. other-user: whose it is, and whether we were asked to and could stop it
 
 BOBS = holder(process(2000, owner=BOB), INIT)
+BY_SUDO = context(OUR_PYTEST._replace(owner=ROOT), INIT, owners=frozenset({BOB}), privileged=True)
 ASK = Advice("ask bob to stop it")
 AS_ROOT = ASK._replace(privileged=True)
 
@@ -812,12 +813,46 @@ def test_other_user(asked: Context, advice: Advice) -> None:
     ("found", "asked", "rule"),
     [
         case("ours", holder(), context(), "orphan"),
-        case("of who called sudo", BOBS, context(owners=frozenset({ROOT, BOB})), "orphan"),
+        case("of who called sudo", BOBS, BY_SUDO, "orphan"),
+        case(
+            "root's, started by who called sudo",
+            holder(process(2000, owner=ROOT, marks={"SUDO_UID": str(BOB)}), INIT),
+            BY_SUDO,
+            "orphan",
+        ),
+        case(
+            "root's, below what was started by who called sudo",
+            holder(
+                *(process(2000, owner=ROOT), process(9, "sh x", marks={"SUDO_UID": str(BOB)})),
+                INIT,
+            ),
+            BY_SUDO,
+            "orphan",
+        ),
         case("anybody's, as root", BOBS, context(scope="any", privileged=True), "orphan"),
     ],
 )
 def test_not_other_user(found: Holder, asked: Context, rule: str) -> None:
     assert judge(found, asked).rule == rule
+
+
+@pytest.mark.parametrize("marks", [{}, {"SUDO_UID": str(ME)}, {"SUDO_UID": "0"}])
+@pytest.mark.parametrize("scope", ["orphans", "project", "mine"])
+def test_under_sudo_what_root_itself_has_started_is_another_users(
+    marks: dict[str, str], scope: Scope
+) -> None:
+    verdict = judge(
+        holder(process(2000, owner=ROOT, marks=marks), INIT), BY_SUDO._replace(scope=scope)
+    )
+
+    assert (verdict.action, verdict.rule) == ("keep", "other-user")
+    assert verdict.advice == Advice("ask root to stop it", privileged=True)
+
+
+@pytest.mark.parametrize("marks", [{}, {"SUDO_UID": str(BOB)}])
+def test_to_have_called_sudo_gives_nobody_to_others(marks: dict[str, str]) -> None:
+    found = holder(process(2000, owner=BOB, marks=marks), INIT)
+    assert judge(found, context(privileged=True)).rule == "other-user"
 
 
 def test_a_user_without_a_name_is_named_by_the_number() -> None:

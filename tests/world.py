@@ -584,7 +584,7 @@ class World:
         if own:
             return ""
         may_reach = self.system.privileged and ask.scope == "any"
-        if being.owner != ME and not may_reach and being.owner != self.caller.owner:
+        if being.owner != ME and not may_reach:
             return "it belongs to another user"
         if self.left_by_a_run(being):
             return ""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from portfree import names
-from portfree.holder import same
+from portfree.holder import Holder, same
 from portfree.ports import Port
 from portfree.report import Scope
-from portfree.system.boundary import NOTHING, XDIST_WORKER, Process
+from portfree.system.boundary import NOTHING, SUDO_UID, XDIST_WORKER, Process
 
 Phase = Literal["call", "before", "after"]
 """When portfree acts: because somebody called it, or as a hook, before or after a run."""
@@ -37,7 +37,7 @@ class Context(NamedTuple):
     scope: Scope = "orphans"
     phase: Phase = "call"
     owners: frozenset[int | str] = frozenset()
-    """The users that count as us: our own, and under sudo the one who called it."""
+    """The user that counts as us: our own, or under sudo the one who called it."""
     privileged: bool = False
     """Whether the kernel lets us signal everybody."""
     time: float = 0.0
@@ -68,6 +68,14 @@ class Context(NamedTuple):
     def ours(self) -> tuple[Process, ...]:
         """The caller and its ancestors."""
         return (self.caller, *self.lineage)
+
+    def owns(self, holder: Holder) -> bool:
+        """Whether a holder belongs to us: under sudo, of what runs as root only what the same user
+        has started by sudo.
+        """
+        owner = holder.process.owner
+        by_sudo = owner is not None and owner == self.caller.owner
+        return owner in self.owners or (by_sudo and holder.mark(SUDO_UID) in map(str, self.owners))
 
     def is_ours(self, process: Process) -> bool:
         return any(same(process, own) for own in self.ours)

@@ -270,7 +270,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and process.start >= context.began
         and holder.ports <= context.quiet
         and process.environment == "wiped"
-        and process.owner in context.owners
+        and process.owner in (*context.owners, context.caller.owner)
         and process.unit in (None, context.unit)
         and process.container is None
         and process.cwd is not None

@@ -19,6 +19,7 @@ from portfree.report import Scope, Verdict
 from portfree.system.boundary import (
     CI_JOB_IDS,
     KEPT_VARIABLES,
+    SUDO_UID,
     Lock,
     Pin,
     Process,
@@ -372,14 +373,15 @@ def _cwd() -> str | None:
 
 
 def _owners(system: System, me: Process) -> frozenset[int | str]:
-    owners = set() if me.owner is None else {me.owner}
     # Only root may claim to act for somebody else, and then that somebody is who called sudo.
-    return frozenset({*owners, *_sudo_uid()} if system.privileged else owners)
+    if system.privileged and (caller := _sudo_uid()):
+        return frozenset(caller)
+    return frozenset() if me.owner is None else frozenset({me.owner})
 
 
 def _sudo_uid() -> set[int]:
     """The user who called sudo, if we were called that way."""
-    caller = os.environ.get("SUDO_UID", "")
+    caller = os.environ.get(SUDO_UID, "")
     return {int(caller)} if caller.isascii() and caller.isdigit() else set()
 
 

@@ -306,7 +306,7 @@ def _unread(holder: Holder, context: Context) -> str:
         return "whose it is could not be read"
     # macOS shows the environment of hardly any process: there rule live-run makes allowance for it.
     if not holder.process.complete and context.platform != "darwin":
-        hides = " (it is yours, and hides)" if holder.process.owner in context.owners else ""
+        hides = " (it is yours, and hides)" if context.owns(holder) else ""
         return f"its environment could not be read{hides}, so that it may belong to a live run"
     return ""
 
@@ -323,7 +323,7 @@ def _other_user(holder: Holder, context: Context) -> Verdict | None:
 
 def _in_reach(holder: Holder, context: Context) -> bool:
     """Whether it is ours, or other users' processes were asked for and the kernel lets us."""
-    return holder.process.owner in context.owners or (context.scope == "any" and context.privileged)
+    return context.owns(holder) or (context.scope == "any" and context.privileged)
 
 
 def _live_run(holder: Holder, context: Context) -> Verdict | None:

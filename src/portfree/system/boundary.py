@@ -67,7 +67,10 @@ KEEP = ("PORTFREE_KEEP", "BUILD_ID", "JENKINS_NODE_COOKIE")
 """Environment variables with which a process asks to be left running: our own, and those that
 Jenkins' ProcessTreeKiller heeds if they are ``dontKillMe``."""
 
-KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP, *KEEP))
+SUDO_UID = "SUDO_UID"
+"""Environment variable of sudo(8): the user who called it."""
+
+KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP, *KEEP, SUDO_UID))
 """All that is read of a process's environment."""
 
 MEANINGFUL_IF_EMPTY = frozenset({"RUNNER_TRACKING_ID"})

@@ -560,3 +560,30 @@ def test_every_field_is_documented() -> None:
     noted = BUSY._replace(notes=(Note("x", "y"),))
     for field in fields(json.loads(as_json(_report(noted)))):
         assert f"``{field}``" in render.__doc__, field
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("/home/me/.venv/bin/python -m http.server 8000", "python -m http.server 8000"),
+        ("C:\\Python311\\python.exe serve.py", "python.exe serve.py"),
+        ("python /home/me/.venv/bin/gunicorn app", "python /home/me/.venv/bin/gunicorn app"),
+        ("'/my venv/bin/python' -m shop", "'/my venv/bin/python' -m shop"),
+        ("nginx: master process /usr/sbin/nginx", "nginx: master process /usr/sbin/nginx"),
+        ("/opt/shop/", "/opt/shop/"),
+        ("server", "server"),
+    ],
+)
+def test_a_program_is_shown_without_its_folder(command: str, shown: str) -> None:
+    freed = FREED._replace(holders=(STOPPED._replace(command=command),))
+    assert f"stopped {shown} (pid " in summary(freed)
+    assert f"stopped {shown} (pid " in _text(freed)
+    assert json.loads(as_json(_report(freed)))["outcomes"][0]["holders"][0]["command"] == command
+
+
+def test_a_port_that_a_live_run_gave_up_was_not_kept() -> None:
+    waited = Outcome(Port(8000), "freed", holders=(KEPT,), seconds=2.9)
+    assert summary(waited) == "8000/tcp is free after 2.90 s: node server.js (pid 77) gave it up"
+    assert _text(waited) == ("8000/tcp: free after 2.90 s\n  node server.js (pid 77) gave it up")
+    two = waited._replace(holders=(KEPT, KEPT._replace(pid=78)))
+    assert summary(two).endswith("node server.js (pid 77) gave it up (and 1 more)")

@@ -138,6 +138,8 @@ def summary(outcome: Outcome) -> str:
     port = outcome.port
     if outcome.status == "free":
         said = f"{port} is free"
+    elif outcome.status == "freed" and _was_given_up(outcome):
+        said = f"{port} is free after {_duration(outcome.seconds)}"
     elif outcome.status == "freed":
         said = f"freed {port}"
     else:
@@ -214,6 +216,10 @@ def _holders_in_short(outcome: Outcome) -> Iterator[str]:
     if outcome.status == "busy":  # whoever keeps it busy comes first: no more may be read
         holders.sort(key=lambda holder: holder.verdict.action == "stop")
     first, others = holders[0], len(holders) - 1
+    more = f" (and {others} more)" if others else ""
+    if outcome.status == "freed" and _was_given_up(outcome):
+        yield _shown(f"{_command(first)} (pid {first.pid}) gave it up{more}")
+        return
     did = _did(first, dry_run=outcome.status == "busy" and outcome.ok)
     verdict = first.verdict
     if verdict.action == "stop":
@@ -221,8 +227,12 @@ def _holders_in_short(outcome: Outcome) -> Iterator[str]:
         why = f", {verdict.reason}{_evidence(first)}{failed}"
     else:
         why = f": {verdict.rule}: {verdict.reason}"
-    more = f" (and {others} more)" if others else ""
     yield _advice(f"{did} {_command(first)} (pid {first.pid}){why}{more}", verdict)
+
+
+def _was_given_up(outcome: Outcome) -> bool:
+    """Whether the port came free by itself, while portfree waited."""
+    return all(holder.verdict.action == "keep" for holder in outcome.holders)
 
 
 def _advice(text: str, source: Verdict | Note) -> str:
@@ -246,6 +256,10 @@ class _Page:
             port = f"{first.port.number}-{last.port}"
         yield f"{port}: {self._state(first)}"
         holders = list(_in_order(first.holders))
+        if first.status == "freed" and _was_given_up(first):
+            for holder in holders:
+                yield "  " + _shown(f"{_command(holder)} (pid {holder.pid}) gave it up")
+            return
         for at, holder in enumerate(holders):
             yield from self._holder(holder)
             nexts = holders[at + 1 :]
@@ -259,6 +273,8 @@ class _Page:
     def _state(self, outcome: Outcome) -> str:
         if outcome.status == "free":
             return self._painted(_GREEN, "free")
+        if outcome.status == "freed" and _was_given_up(outcome):
+            return f"{self._painted(_GREEN, 'free')} after {_duration(outcome.seconds)}"
         if outcome.status == "freed":
             return f"{self._painted(_GREEN, 'freed')} in {_duration(outcome.seconds)}"
         if outcome.ok:
@@ -394,7 +410,12 @@ def _did(holder: HolderReport, *, dry_run: bool) -> str:
 def _command(holder: HolderReport) -> str:
     from portfree.text import shorten
 
-    return shorten(holder.command or holder.name or "a process", _COMMAND)
+    command = holder.command or holder.name or "a process"
+    program, blank, rest = command.partition(" ")
+    # Where an interpreter is installed says little, and takes half of the line.
+    if program[:1] not in ("'", '"'):  # that is, the path has no blank in it
+        program = program.replace("\\", "/").rpartition("/")[2] or program
+    return shorten(program + blank + rest, _COMMAND)
 
 
 def _shown(text: str) -> str:

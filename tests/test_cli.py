@@ -434,10 +434,10 @@ def test_without_stderr_nothing_of_it_goes_to_stdout(
     ("number", "said"),
     [
         (errno.EPIPE, ""),
-        (errno.ENOSPC, "portfree: the report could not be written: No space left on device\n"),
+        (errno.ENOSPC, "portfree: cannot write to stdout: No space left on device\n"),
     ],
 )
-def test_a_stdout_that_fails_does_not_change_the_exit_code(
+def test_a_stdout_that_fails_does_not_hide_that_a_port_is_busy(
     fake: Fake,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -719,8 +719,23 @@ def test_a_full_disk_is_one_line(stage: Stage) -> None:
             check=False,
         )
 
-    assert done.returncode == 0
-    assert done.stderr == b"portfree: the report could not be written: No space left on device\n"
+    assert done.returncode == 3
+    assert done.stderr == b"portfree: cannot write to stdout: No space left on device\n"
+
+
+def test_a_command_is_for_portfree_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["8000", "--scope", "any", "--", "pytest", "-x"]) == 2
+    assert capsys.readouterr().err == (
+        "portfree: to run a command, write: portfree run 8000 --scope any -- pytest -x\n"
+    )
+
+
+def test_the_usage_tells_of_portfree_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "usage: portfree [PORT ...] [options]",
+        "       portfree run [PORT ...] [options] -- COMMAND ...",
+    ]
 
 
 def test_control_c_while_it_waits(stage: Stage, project: Path) -> None:

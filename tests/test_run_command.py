@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -449,6 +450,51 @@ def test_an_unexpected_failure_keeps_no_command_from_running(
     said = capfd.readouterr().err
     assert "could not be looked for: of all things" in said
     assert "the ports could not be looked after at the end: RuntimeError" in said
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--json", "--sudo"])
+def test_options_of_the_other_command_are_named_with_what_to_do(
+    option: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _run_command.main(["8000", option, "--", "true"]) == 125
+    assert capfd.readouterr().err.startswith(f"portfree: portfree run has no {option}: ")
+
+
+def test_a_report_on_a_command_that_is_not_found(stage: Stage, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    words = [str(stage.free_port()), "--report", str(file), "--", "no-such-command"]
+
+    assert _run_command.main(words) == 127
+
+    said = json.loads(file.read_text())
+    assert (said["exit_code"], said["ok"]) == (127, True)
+    assert said["after"]["outcomes"][0]["status"] == "free"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_report_that_cannot_be_written(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [str(stage.free_port()), "--report", "/dev/full", "--", "sh", "-c", "exit 3"]
+
+    assert _run_command.main(words) == 3
+
+    assert capfd.readouterr().err == (
+        "portfree: the report could not be written: No space left on device\n"
+    )
+
+
+def test_a_folder_on_the_path_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For which execvp(3) says EACCES, whatever is looked for."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "there").touch()
+    refused = PermissionError(errno.EACCES, "Permission denied")
+
+    missing, there = (attend.CannotRunError(name, refused) for name in ("nowhere", "there"))
+
+    assert (missing.code, str(missing)) == (127, "nowhere: No such file or directory")
+    assert (there.code, str(there)) == (126, "there: Permission denied")
+    assert attend.CannotRunError(str(tmp_path / "nowhere"), refused).code == 126
 
 
 def test_interrupted_before_the_command(

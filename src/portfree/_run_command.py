@@ -53,6 +53,15 @@ examples:
 """
 
 
+# What `portfree` has and `portfree run` has not.
+_ELSEWHERE = {
+    "--dry-run": "to look first, write portfree --dry-run PORT",
+    "--json": "--report FILE writes that",
+    "--sudo": "to free the ports as root first, write portfree --sudo PORT",
+    "--version": "write portfree --version",
+}
+
+
 class _RunOptions(_Options):
     """What the command line says, up to ``--``."""
 
@@ -74,6 +83,9 @@ def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
 
 def _main(words: Sequence[str], timings: Timings) -> int:
     end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        if hint := _ELSEWHERE.get(word):
+            raise PortfreeError(f"portfree run has no {word}: {hint}")
     options = _read(words[:end], _RunOptions(), _parser)
     command = words[end + 1 :]
     if options.help:
@@ -96,7 +108,11 @@ def _main(words: Sequence[str], timings: Timings) -> int:
         for line in found.notes:
             _complain(line)
         run = Run(before, notice=_complain)
-        code = show.end(run, *guarded(command, run, timings))
+        try:
+            code = show.end(run, *guarded(command, run, timings))
+        except CannotRunError as error:
+            show.json(before, run, code=error.code)
+            raise
         show.json(before, run, code=code)
         return code
 
@@ -194,7 +210,7 @@ class Show:
         try:
             json.dump(content, self._file, indent=2)
             self._file.flush()
-        except OSError as error:
+        except OSError as error:  # the command has run, and its exit code is what counts
             _complain(f"the report could not be written: {error.strerror}")
 
 
@@ -220,8 +236,11 @@ def _open(path: str | None) -> Iterator[TextIO | None]:
         file = open(path, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     except OSError as error:
         raise PortfreeError(f"--report {path}: {error.strerror}") from error
-    with file:
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # what could not be written was told
+            file.close()
 
 
 def _complain(text: str) -> None:

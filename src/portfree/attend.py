@@ -85,8 +85,17 @@ class CannotRunError(PortfreeError):
     """The command cannot be run."""
 
     def __init__(self, command: str, error: OSError) -> None:
-        super().__init__(f"{command}: {error.strerror or error}")
-        self.code = _NOT_FOUND if error.errno == errno.ENOENT else _CANNOT_RUN
+        missing = error.errno == errno.ENOENT or not _is_on_path(command)
+        why = os.strerror(errno.ENOENT) if missing else error.strerror or error
+        super().__init__(f"{command}: {why}")
+        self.code = _NOT_FOUND if missing else _CANNOT_RUN
+
+
+def _is_on_path(command: str) -> bool:
+    """Whether there is such a file; a folder that may not be read has execvp(3) say EACCES."""
+    if os.path.dirname(command):  # noqa: PTH120
+        return True
+    return any(os.path.lexists(os.path.join(folder, command)) for folder in os.get_exec_path())  # noqa: PTH118
 
 
 class Interrupts:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T", bound="_Options")
 
 # The exit codes. 130 is 128 + SIGINT, as a shell would say it.
-_FREE, _BUSY, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+_FREE, _BUSY, _USAGE, _UNWRITTEN, _INTERRUPTED = 0, 1, 2, 3, 130
 
 _HELP = """\
 Free ports by stopping the servers that were left behind on them, and say who that was.
@@ -40,6 +40,7 @@ exit codes:
   0    every port is free (with --dry-run: would be), or --on-busy warn
   1    a port is still busy
   2    a bad port, option or configuration; nothing was stopped
+  3    every port is free, but that cannot be written to stdout
   130  interrupted
 
 examples:
@@ -87,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _free(words: Sequence[str]) -> int:
+    command = words[words.index("--") + 1 :] if "--" in words else []
+    if command and not command[0].startswith(("-", *"0123456789")):
+        raise PortfreeError(f"to run a command, write: portfree run {' '.join(words)}")
     options = _read(words, _Options(), _parser)
     if options.help:
         return _print(_parser().format_help().rstrip())
@@ -101,8 +105,8 @@ def _free(words: Sequence[str]) -> int:
     from portfree._free import free
 
     report = free(request, notice=None if options.quiet else _complain)
-    _show(report, options)
-    return _FREE if report.ok or request.on_busy == "warn" else _BUSY
+    written = _show(report, options)
+    return written if report.ok or request.on_busy == "warn" else _BUSY
 
 
 def _read(words: Sequence[str], options: _T, parser: Callable[[], ArgumentParser]) -> _T:
@@ -127,6 +131,9 @@ def _parser() -> ArgumentParser:
         _HELP,
         _MORE_HELP,
         busy="a port that stays busy: fail (exit 1; the default) or warn (say so, exit 0)",
+    )
+    parser.usage = (
+        "portfree [PORT ...] [options]\n       portfree run [PORT ...] [options] -- COMMAND ..."
     )
     add = parser.add_argument
     add("--dry-run", action="store_true", help="say what would be done, and touch nothing")
@@ -271,16 +278,17 @@ def _run_with_sudo(words: Iterable[str]) -> NoReturn:
 # --- output --------------------------------------------------------------------------------------
 
 
-def _show(report: Report, options: _Options) -> None:
+def _show(report: Report, options: _Options) -> int:
     from portfree import render
 
     if options.json:
-        _print(render.as_json(report))
-    elif not options.quiet:
-        _print(render.as_text(report, color=_in_color(sys.stdout)))
-    elif not report.ok and sys.stderr is not None:
+        return _print(render.as_json(report))
+    if not options.quiet:
+        return _print(render.as_text(report, color=_in_color(sys.stdout)))
+    if not report.ok and sys.stderr is not None:
         busy = report._replace(outcomes=tuple(o for o in report.outcomes if not o.ok))
         print(render.as_text(busy, color=_in_color(sys.stderr)), file=sys.stderr)  # noqa: T201
+    return _FREE
 
 
 def _in_color(stream: TextIO | None) -> bool:
@@ -294,7 +302,10 @@ def _in_color(stream: TextIO | None) -> bool:
 
 
 def _print(text: str) -> int:
-    """Print to stdout, also where it cannot take every character, or nobody reads it."""
+    """Print to stdout, also where it cannot take every character, or nobody reads it.
+
+    Returns an exit code: where nobody reads, nobody misses anything.
+    """
     import io
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -302,11 +313,12 @@ def _print(text: str) -> int:
     try:
         print(text, flush=True)  # noqa: T201
     except OSError as error:
-        # The work is done and its exit code stands. What is left in the buffer would be written
-        # once more at exit, and fail once more, with a traceback.
+        # What is left in the buffer would be written once more at exit, and fail once more, with a
+        # traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            _complain(f"the report could not be written: {error.strerror}")
+            _complain(f"cannot write to stdout: {error.strerror}")
+            return _UNWRITTEN
     return _FREE
 
 

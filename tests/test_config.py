@@ -246,7 +246,12 @@ def test_broken_toml_is_one_line_that_names_the_file(
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("tool.portfree = 8000", "8000"), ("[[tool.portfree]]", "[{}]")]
+    ("text", "value"),
+    [
+        ("tool.portfree = 8000", "8000"),
+        ("[[tool.portfree]]", "[{}]"),
+        ("[tool]\nportfree = 3", "3"),
+    ],
 )
 def test_a_value_that_is_no_table_is_refused(repository: Path, text: str, value: str) -> None:
     path = _write(repository, text)
@@ -257,6 +262,26 @@ def test_a_value_that_is_no_table_is_refused(repository: Path, text: str, value:
     assert (
         str(caught.value) == f"{path}: tool.portfree is {value}: make it a table, [tool.portfree]"
     )
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_is_said_so(repository: Path, codec: str) -> None:
+    mark = "" if codec == "utf-16" else "\ufeff"
+    path = _write(repository, f"{mark}[tool.portfree]\nports = 1\n".encode(codec))
+
+    with pytest.raises(PortfreeError) as caught:
+        config.load(repository)
+
+    assert str(caught.value) == f"{path} is UTF-16: save it as UTF-8, as TOML has to be"
+
+
+def test_a_table_below_a_plain_header_is_read(repository: Path) -> None:
+    _write(repository, "[tool]\nportfree = { ports = [8000] }\n")
+
+    settings = config.load(repository)
+
+    assert settings is not None
+    assert settings.ports == (Port(8000),)
 
 
 def test_a_file_that_cannot_be_read_is_said_so(

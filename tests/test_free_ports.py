@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portfree import Port, PortsBusyError, PortSpecError, Report, free_ports
+from portfree import Port, PortfreeError, PortsBusyError, PortSpecError, Report, free_ports
 from stage import (
     Stage,
     holder,
@@ -327,3 +327,30 @@ def test_servers_that_end_while_we_look_are_no_trouble(stage: Stage, project: Pa
 
     assert report.ok
     wait_until(lambda: not any(server.alive for server in servers), "they are gone")
+
+
+def test_a_dry_run_is_one_or_none() -> None:
+    with pytest.raises(PortfreeError, match=r"^dry_run is 'no': give True or False$"):
+        free_ports(8000, dry_run="no")  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_is_refused_on_a_free_port_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTFREE_BACKEND", "nonsense")
+    with pytest.raises(PortfreeError, match="'nonsense': choose one of linux, portable"):
+        free_ports(stage.free_port())
+
+
+def test_a_report_and_a_run_can_be_read_by_people(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    assert str(free_ports(port)) == f"{port}/tcp: free"
+
+    with free_ports(port) as run:
+        assert str(run) == f"before:\n{port}/tcp: free"
+        server = stage.orphan(tcp(port), cwd=project)
+
+    before, after = str(run).split("\nafter:\n")
+    assert before == f"before:\n{port}/tcp: free"
+    assert after.startswith(f"{port}/tcp: freed in ")
+    assert f"(pid {server.pid})" in after

@@ -804,7 +804,7 @@ def test_a_table_further_up_counts_up_to_the_repository(suite: Suite, port: int)
 BAD_INI = {
     "free_ports = 80000": "free_ports: '80000' is not a port: ports go from 1 to 65535",
     "free_ports = 1\nfree_ports_scope = orphan": "free_ports_scope is 'orphan': choose one of ",
-    "free_ports = 1\nfree_ports_grace = soon": "free_ports_grace: could not convert string to",
+    "free_ports = 1\nfree_ports_grace = soon": "free_ports_grace is 'soon': give a number",
     "free_ports = 1\nfree_ports_wait = -1": "free_ports_wait is -1.0: give seconds from 0 to ",
     "free_ports = 1\nfree_ports_on_busy = die": "free_ports_on_busy is 'die': choose one of ",
     "free_ports = 1\nfree_ports_leaks = no": "free_ports_leaks is 'no': choose one of ",
@@ -833,7 +833,11 @@ def test_a_bad_value_in_an_ini_file(suite: Suite, ini: str, message: str) -> Non
         ("[tool.pytest]\nfree_ports = 8000", ["'free_ports'", "8000", 'free_ports = ["8000"]']),
         (
             '[tool.pytest]\nfree_ports = ["1"]\nfree_ports_grace = "5"',
-            ["'free_ports_grace'", "expects a float", "'5'"],
+            ["free_ports_grace is '5': give a number of seconds, such as 3 or 0.5"],
+        ),
+        (
+            '[tool.pytest]\nfree_ports = ["1"]\nfree_ports_grace = true',
+            ["free_ports_grace is True: give a number of seconds"],
         ),
         ("[tool.portfree]\nports = [0]", ["[tool.portfree] ports: 0 is not a port"]),
         ("[tool.portfree]\nports = [1]\nscopes = 1", ["has no key 'scopes'"]),

@@ -330,3 +330,16 @@ def test_the_time_for_a_hostile_command_line_grows_no_faster_than_its_length(pie
 
     # Sixteen times the length. A quadratic pattern takes 256 times as long; the rest is for noise.
     assert cost(64_000) < 80 * max(cost(4_000), 0.0005)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("k\udcc3\udca4se", "käse"),
+        ("a\udc80", "a\\udc80"),
+        ("\udcc3\udca4\n", "ä\\n"),
+        ("\udce2\udc80\udcae", "\\u202e"),
+    ],
+)
+def test_what_a_locale_without_utf8_has_cut_into_bytes(text: str, shown: str) -> None:
+    assert safe(text) == shown

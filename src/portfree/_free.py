@@ -190,7 +190,7 @@ def make_request(
     grace: object = None,
     wait: object = None,
     on_busy: object = None,
-    dry_run: bool = False,
+    dry_run: object = False,
     leaks: object = None,
 ) -> Request:
     """Check what was asked for.
@@ -214,7 +214,7 @@ def make_request(
         settings.seconds(settings.GRACE if grace is None else grace, "grace"),
         settings.seconds(settings.WAIT if wait is None else wait, "wait"),
         settings.on_busy(settings.ON_BUSY if on_busy is None else on_busy),
-        dry_run,
+        settings.flag(dry_run, "dry_run"),
         settings.leaks(settings.LEAKS if leaks is None else leaks),
     )
 

@@ -13,6 +13,7 @@ All keys may be left out.
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,8 +70,10 @@ def _table(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise PortfreeError(f"{path} cannot be read: {error.strerror}") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise PortfreeError(f"{path} is UTF-16: save it as UTF-8, as TOML has to be")
     # Most projects have no such table, and need not wait for a TOML parser to find that out.
-    if b"tool.portfree" not in content:
+    if not may_have_table(content):
         return None
     import tomllib
 
@@ -85,6 +88,11 @@ def _table(path: Path) -> dict[str, Any] | None:
     raise PortfreeError(
         f"{path}: tool.portfree is {settings.shown(table)}: make it a table, [tool.portfree]"
     )
+
+
+def may_have_table(content: bytes) -> bool:
+    """Whether it is worth to parse a pyproject.toml; the pytest plugin asks the same."""
+    return b"tool.portfree" in content or (b"[tool]" in content and b"portfree" in content)
 
 
 def _settings(path: Path, table: dict[str, Any]) -> Settings:

@@ -58,6 +58,12 @@ class Run:
         self._began: float | None = None
         self._trouble = ""
 
+    def __str__(self) -> str:
+        parts = [f"before:\n{self.before}"]
+        if self.after is not None:
+            parts.append(f"after:\n{self.after}")
+        return "\n".join([*parts, *map(leak_line, self.leaks)])
+
     @property
     def id(self) -> str:
         """The run's id: what ``PORTFREE_RUN_ID`` is for what is born in it."""

@@ -18,6 +18,7 @@ server was left behind where ``free_ports_leaks`` is ``fail``.
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -236,7 +237,11 @@ def _ini(config: pytest.Config, key: str) -> Any:  # noqa: ANN401 - whatever the
         value = config.getini(key)
     except (TypeError, ValueError, pytest.UsageError) as error:
         what = str(error)
-        if f"'{key}'" not in what:
+        # pytest's own words for its type "float".
+        no_number = re.search(r"(?:to float|got \w+): (.+)", what)
+        if no_number and key != "free_ports":
+            what = f"{key} is {no_number[1]}: give a number of seconds, such as 3 or 0.5"
+        elif f"'{key}'" not in what:
             what = f"{key}: {what}"
         if str(config.inipath) not in what:
             what = f"{_source(config, key)}: {what}"
@@ -257,7 +262,9 @@ def _has_table(config: pytest.Config) -> bool:
     """Whether it is worth to load what reads ``[tool.portfree]``: most projects have none."""
     for folder in (config.rootpath, *config.rootpath.parents):
         try:
-            if b"tool.portfree" in (folder / "pyproject.toml").read_bytes():
+            content = (folder / "pyproject.toml").read_bytes()
+            # As portfree.config asks, which is not to be loaded for that.
+            if b"tool.portfree" in content or (b"[tool]" in content and b"portfree" in content):
                 return True
         except OSError:  # there is none, mostly
             pass

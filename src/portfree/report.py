@@ -187,6 +187,11 @@ class Report(_Report):
         if self._run is not None:
             self._run.__exit__(kind, error, traceback)
 
+    def __str__(self) -> str:
+        from portfree.render import as_text
+
+        return as_text(self)
+
     @property
     def ok(self) -> bool:
         """Whether every port can be used now; in a dry run: whether it could be, without it."""

@@ -59,6 +59,13 @@ def seconds(value: object, name: str) -> float:
     return float(value)
 
 
+def flag(value: object, name: str) -> bool:
+    """True or False, and nothing that only counts as one of them; else `PortfreeError`."""
+    if isinstance(value, bool):
+        return value
+    raise PortfreeError(f"{name} is {shown(value)}: give True or False")
+
+
 def shown(value: object) -> str:
     """A value as an error message shows it: quoted, escaped, and never a page long."""
     try:

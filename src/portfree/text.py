@@ -8,6 +8,7 @@ too much rather than too little where it has to guess, and `safe` lets only prin
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def safe(text: str) -> str:
     """
     if text.isprintable():
         return text
+    # In a locale without UTF-8 each of its bytes is a surrogate (PEP 383).
+    with suppress(UnicodeError):
+        text = text.encode("utf-8", "surrogateescape").decode()
     return "".join(
         char if char.isprintable() or (char.isspace() and char not in _BREAKS) else _escape(char)
         for char in text

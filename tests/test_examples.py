@@ -124,6 +124,6 @@ def test_the_run_after_a_killed_one_passes_and_names_the_test(
 def test_without_the_line_the_old_server_is_still_there(example: Example) -> None:
     server = example.kill_a_run_half_way()
 
-    example.run("pytest", "-p", "no:portfree")
+    example.run("env", "PORTFREE=0", "pytest")
 
     assert server.alive

@@ -711,6 +711,20 @@ def without_what_differs_always(output: str) -> list[str]:
     return [line for line in lines if not line.startswith("plugins: ")]
 
 
+@pytest.mark.parametrize("options", [[], ["--strict-config"], ["-n", "2"]], ids=" ".join)
+def test_it_can_be_turned_off(suite: Suite, port: int, options: list[str]) -> None:
+    server = suite.stage.orphan(tcp(port), cwd=suite.folder)
+    suite.guard(port, on_busy="fail")
+    suite.write("tests/test_it.py", TICK)
+
+    result = suite.run(*options, env={"PORTFREE": "0"})
+
+    assert result.code == 0, result.out
+    assert result.header == "portfree: turned off by PORTFREE=0 in the environment"
+    assert result.section == []
+    assert server.alive
+
+
 def test_without_ports_nobody_notices_it(suite: Suite) -> None:
     suite.write("pyproject.toml", "[project]\nname = 'shop'\n")
     suite.write(
@@ -732,7 +746,7 @@ def test_without_ports_nobody_notices_it(suite: Suite) -> None:
     assert with_it.err == without.err == ""
 
 
-def test_it_can_be_turned_off(suite: Suite, port: int) -> None:
+def test_the_plugin_can_be_turned_off(suite: Suite, port: int) -> None:
     server = suite.stage.orphan(tcp(port), cwd=suite.folder)
     suite.write("pyproject.toml", f"[tool.portfree]\nports = [{port}]\n")
     suite.write("tests/test_it.py", TICK)

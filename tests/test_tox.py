@@ -427,6 +427,20 @@ def test_wrong_values_are_named_in_one_line(tox: Tox) -> None:
         assert value in line
 
 
+def test_it_can_be_turned_off(tox: Tox, stage: Stage) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=tox.project)
+    says = "commands = python -c 'import os; print(os.environ)'"
+    tox.ini(a=[f"free_ports = {port}", "free_ports_on_busy = fail", says])
+
+    ended = tox.run("run", env={"PORTFREE": "0"})
+
+    assert ended.code == 0, ended.output
+    assert "portfree: " not in ended.output
+    assert "'PORTFREE': '0'" in ended.output
+    assert server.alive
+
+
 def test_a_number_in_toml_is_explained(tox: Tox) -> None:
     (tox.project / "tox.toml").write_text(
         'no_package = true\nenv_list = ["a"]\n[env_run_base]\nfree_ports = [8000]\n'

@@ -150,10 +150,11 @@ def _guard(config: pytest.Config) -> _Guard | None:
 
 def _refuse_if_configured(config: pytest.Config) -> None:
     """Begin no session whose ports would not be freed."""
-    if config.getoption("free_ports") or config.getini("free_ports") or _has_table(config):
+    wanted = config.getoption("free_ports") or config.getini("free_ports") or _has_table(config)
+    if wanted and os.environ.get("PORTFREE") != "0":
         raise pytest.UsageError(
             f"portfree needs pytest 7 or newer to free ports, and this is {pytest.__version__}: "
-            "pip install --upgrade pytest, or do without: pytest -p no:portfree"
+            "pip install --upgrade pytest, or do without: PORTFREE=0 pytest"
         )
 
 
@@ -171,6 +172,8 @@ def _configured(config: pytest.Config) -> _Guard | None:
     table = _has_table(config)
     if not words and not table:
         return None
+    if os.environ.get("PORTFREE") == "0":
+        return _Guard(config, None, off="turned off by PORTFREE=0 in the environment")
 
     try:
         from portfree.errors import PortfreeError
@@ -301,10 +304,17 @@ class _named:  # noqa: N801 - used like a function
 class _Guard:
     """The session's runs, on this host and on those of other workers, in terms of pytest."""
 
-    def __init__(self, config: pytest.Config, request: Request | None, trouble: str = "") -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        request: Request | None,
+        trouble: str = "",
+        off: str = "",
+    ) -> None:
         self._config = config
         self._request = request
         self._trouble = trouble
+        self._off = off
         self._pid = os.getpid()
         self._run: SessionRun | None = None
         self._hosts: Hosts | None = None
@@ -361,7 +371,7 @@ class _Guard:
 
     def header(self) -> str:
         """One line for the top of the session: which ports, and what was done."""
-        return f"portfree: {self._run.headline() if self._run else self._trouble}"
+        return f"portfree: {self._run.headline() if self._run else self._trouble or self._off}"
 
     def take_lines(self) -> list[tuple[str, dict[str, bool]]]:
         """The lines for the end of the session, with their colours; and no second time."""

@@ -70,6 +70,9 @@ def tox_before_run_commands(tox_env: ToxEnv) -> None:
     """Free the ports, and open a run."""
     request = None
     try:
+        if os.environ.get("PORTFREE") == "0":
+            tox_env.conf["set_env"].update({"PORTFREE": "0"})  # tox keeps it from the commands
+            return
         request = _request(tox_env)
         problem = _begin(tox_env, request) if request else ""
     except Fail:

@@ -47,6 +47,29 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))
 
 
+# Versions of the programs that host portfree; the last pytest-xdist is in all of the tests anyhow.
+HOSTS = {
+    "pytest": ["6.2.5", "7.0.1", "7.4.4", "8.0.2", "8.4.2", ""],
+    "pytest-xdist": ["2.5.0", ""],
+    "tox": ["3.28.0", "4.0.0", "4.0.19", "4.11.4", "4.15.1", ""],
+    "nox": ["2022.11.21", "2024.10.9", "2025.2.9", ""],
+    "pre-commit": ["3.2.0", ""],
+}
+# With what the newest of the others does not work.
+BESIDE = {"pytest-xdist==2.5.0": ["pytest==7.4.4"]}
+
+
+@nox.session(python=PYTHONS)
+def compat(session: nox.Session) -> None:
+    """Old and new versions of pytest, tox, nox and the rest; of newer Pythons the newest ones."""
+    session.install(_wheel(session))
+    for tool, versions in HOSTS.items():
+        for number in versions if session.python == PYTHONS[0] else versions[-1:]:
+            host = f"{tool}=={number}" if number else tool
+            session.install("--upgrade", host, *BESIDE.get(host, ["pytest"] * ("xdist" in tool)))
+            session.run("python", "tests/smoke.py", tool)
+
+
 @nox.session(python=PYTHONS[0])
 def stress(session: nox.Session) -> None:
     """The long version of the hardening tests, and a table of what they add up to."""

@@ -69,4 +69,4 @@ def test_the_server_of_somebody_else_is_left_alone(stage: Stage, elsewhere: Path
     (holder,) = outcome.holders
     assert holder.verdict.action == "keep"
     assert tail(elsewhere) in holder.verdict.reason
-    assert f"portfree {port}" in holder.verdict.instead
+    assert "stop it there, or: free_ports(" in holder.verdict.instead

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
+from contextlib import nullcontext
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -320,6 +323,34 @@ def test_a_failure_at_the_start_keeps_nobody_from_working(
 
     assert "leaks could not be looked for: OSError" in caplog.text
     assert run.after is not None
+
+
+@pytest.mark.parametrize(("found", "old"), [("2024.10.9", True), ("2025.2.9", False)])
+def test_an_old_nox_hands_no_id_to_its_commands(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    found: str,
+    *,
+    old: bool,
+) -> None:
+    main = ModuleType("__main__")
+    main.__file__ = "/venv/bin/nox"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setitem(sys.modules, "nox.sessions", ModuleType("nox.sessions"))
+    monkeypatch.setattr("importlib.metadata.version", {"nox": found}.get)
+    ran = []
+
+    with free_ports(stage.free_port(), leaks="ignore"):
+        pass
+    assert caplog.text == ""
+    with free_ports(stage.free_port()):
+        pass
+    assert ("does not hand PORTFREE_RUN_ID to its commands" in caplog.text) is old
+    refused = pytest.raises(PortfreeError, match=r"2025\.2\.9 or newer") if old else nullcontext()
+    with refused, free_ports(stage.free_port(), leaks="fail"):
+        ran.append("the block")
+    assert bool(ran) is not old
 
 
 # Leaks, as the block sees them

@@ -381,6 +381,43 @@ def test_a_listener_of_the_session_itself_is_no_obstacle(suite: Suite, port: int
     assert result.section == []
 
 
+UNCLOSED = """
+import http.server, threading, pytest
+
+@pytest.fixture(scope="session")
+def server():
+    handler = http.server.SimpleHTTPRequestHandler
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", $PORT), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield  # and nobody closes it
+
+def test_it(server): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, ""),
+        ({"leaks": "fail"}, "a server was left behind, and free_ports_leaks is fail"),
+        ({"on_busy": "fail"}, "$PORT/tcp is busy after it, and free_ports_on_busy is fail"),
+    ],
+)
+def test_a_guarded_port_that_the_session_itself_still_holds(
+    suite: Suite, port: int, options: dict[str, str], why: str
+) -> None:
+    suite.guard(port, **options)
+    suite.write("tests/test_it.py", UNCLOSED, PORT=port)
+
+    result = suite.run()
+
+    assert result.code == (1 if why else 0)
+    assert "1 passed" in result.out
+    said, *failure = result.section
+    assert f"the run itself, still listens on 127.0.0.1:{port}" in said
+    assert failure == ([f"exit status 1: {why.replace('$PORT', str(port))}"] if why else [])
+
+
 # Exit codes
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -518,3 +519,10 @@ def test_links_lead_somewhere() -> None:
     anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.removeprefix("#") in anchors or (ROOT / target).exists(), target
+
+
+def test_the_oldest_versions_are_those_of_the_metadata() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (said,) = re.findall(r"It works with (.*?), and newer ones", section("Install"), re.DOTALL)
+    least = [each.replace(">=", " ") for (each,) in project["optional-dependencies"].values()]
+    assert re.split(r", | and ", " ".join(said.split())) == least

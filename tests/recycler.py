@@ -15,7 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from portfree._free import free, make_request
+from portfree._free import free
+from portfree.ports import Port
+from portfree.report import Request
 from portfree.system import current
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def call(port: str, moment: str) -> dict[str, Any]:
     assert os.read(reader, 1)
     os.close(reader)
     system: Any = Recycled(server, moment)
-    report = free(make_request((port,), grace=1.0), system=system)
+    report = free(Request((Port(int(port)),), grace=1.0), system=system)
     assert system.other is not None
     hit = system.other.poll() is not None
     system.other.kill()

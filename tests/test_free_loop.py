@@ -6,16 +6,17 @@ import io
 import logging
 import pickle
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
 import portfree.system
 from fake import FakeSystem, call, only, system, unmarked
 from portfree import PortfreeError, PortsBusyError, PortSpecError, free_ports
-from portfree._free import free, make_request, tell
+from portfree._free import free, tell
 from portfree.ports import Port
-from portfree.report import Request
+from portfree.report import Report, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,8 +183,14 @@ def test_a_bad_port_is_named_and_nothing_is_touched(system: FakeSystem, port: ob
     assert system.asked == {}
 
 
+def asked(*ports: int | str, **options: Any) -> Request:  # noqa: ANN401
+    """What `free_ports` makes of its arguments."""
+    with mock.patch("portfree._free.free", lambda request, **_: Report(request, ())):
+        return free_ports(*ports, **options).request
+
+
 def test_the_defaults_are_the_documented_ones() -> None:
-    assert make_request((8000,)) == Request((Port(8000),), "orphans", 3.0, 0.0, "warn")
+    assert asked(8000) == Request((Port(8000),), "orphans", 3.0, 0.0, "warn")
 
 
 def test_without_ports_the_table_says_them_and_all_that_is_not_given(project: Path) -> None:
@@ -192,16 +199,16 @@ def test_without_ports_the_table_says_them_and_all_that_is_not_given(project: Pa
         'on-busy = "fail"\n'
     )
     ports = (Port(8000), Port(8125, "udp"))
-    assert make_request(()) == Request(ports, "mine", 1.0, 2.5, "fail")
-    asked = make_request((), scope="any", grace=0, wait=0, on_busy="warn", dry_run=True)
-    assert asked == Request(ports, "any", 0.0, 0.0, "warn", dry_run=True)
+    assert asked() == Request(ports, "mine", 1.0, 2.5, "fail")
+    given = asked(scope="any", grace=0, wait=0, on_busy="warn", dry_run=True)
+    assert given == Request(ports, "any", 0.0, 0.0, "warn", dry_run=True)
 
 
 def test_explicit_ports_read_no_table(project: Path) -> None:
     (project / "pyproject.toml").write_text("this is no TOML")
-    assert make_request((8000,)).ports == (Port(8000),)
+    assert asked(8000).ports == (Port(8000),)
     with pytest.raises(PortfreeError):
-        make_request(())
+        asked()
 
 
 @pytest.mark.parametrize("table", ["", "[tool.portfree]\n", "[tool.portfree]\nports = []\n"])

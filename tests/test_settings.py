@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portfree import settings
+from portfree.advice import Surface
+from portfree.config import Settings
 from portfree.errors import PortfreeError, PortSpecError
-from portfree.report import LEAKS, ON_BUSY, SCOPES
+from portfree.ports import Port
+from portfree.report import LEAKS, ON_BUSY, SCOPES, Request
+
+PORTS = (Port(8000),)
 
 
 @pytest.mark.parametrize("value", SCOPES)
@@ -123,5 +129,58 @@ def test_checking_loads_nothing_that_is_slow_to_import() -> None:
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
     )
 
-    own = ["portfree", "portfree.errors", "portfree.settings"]
-    assert loaded.stdout.split() == ["__future__", *own]
+    assert not {"difflib", "logging", "argparse", "pathlib", "psutil"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("surface", "setting", "message"),
+    [
+        ("library", "on_busy", "on_busy is 'x': choose one of warn, fail"),
+        ("command", "on_busy", "--on-busy is 'x': choose one of warn, fail"),
+        ("pytest", "on_busy", "free_ports_on_busy is 'x': choose one of warn, fail"),
+        ("tox", "grace", "free_ports_grace is 'x': give a number of seconds, such as 3 or 0.5"),
+        ("action", "on_busy", "on-busy is 'x': choose one of warn, fail"),
+    ],
+)
+def test_a_bad_value_is_named_as_the_surface_spells_it(
+    surface: Surface, setting: str, message: str
+) -> None:
+    with pytest.raises(PortfreeError) as caught:
+        settings.request(surface, PORTS, {setting: "x"})
+    assert str(caught.value) == message
+
+
+def test_what_was_given_comes_before_the_table_and_that_before_the_defaults() -> None:
+    table = Settings(Path("pyproject.toml"), (Port(9000),), scope="mine", grace=1.0)
+
+    asked = settings.request(
+        "command", PORTS, {"grace": 2, "wait": None}, table, scope="any", on_busy="fail"
+    )
+
+    assert asked == Request(PORTS, "mine", 2.0, 0.0, "fail", surface="command")
+    assert settings.request("library", (), {}, table).ports == (Port(9000),)
+    assert settings.request("library", PORTS, {}) == Request(PORTS)
+
+
+@pytest.mark.parametrize(
+    ("surface", "example"),
+    [
+        ("library", "free_ports(8000)"),
+        ("command", "portfree 8000"),
+        ("action", "with: ports: 8000"),
+    ],
+)
+def test_without_ports_the_surface_says_how_to_give_them(surface: Surface, example: str) -> None:
+    for table, where in (
+        (None, ""),
+        (Settings(Path("x/pyproject.toml")), " in [tool.portfree] of x/pyproject.toml"),
+    ):
+        with pytest.raises(PortSpecError) as caught:
+            settings.request(surface, (), {}, table)
+        assert str(caught.value).startswith(f"no ports{where}: give them, {example}, or list them ")
+
+
+def test_a_number_of_a_text_is_one() -> None:
+    assert settings.number("2.5") == 2.5
+    assert settings.number("2s") == "2s"
+    assert settings.number(None) is None

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from portfree import _run_command, config, render, settings
 from portfree._free import free, tell
 from portfree.attend import TIMINGS
-from portfree.cli import needs_sudo, number
+from portfree.cli import needs_sudo
 from portfree.conclusion import of_beginning
-from portfree.errors import PortfreeError, PortSpecError
+from portfree.errors import PortfreeError, shown
 from portfree.guard import Run
 from portfree.ports import parse_ports
 from portfree.report import Report, Request
@@ -120,24 +120,15 @@ class _Done(NamedTuple):
 
 def _request(inputs: _Inputs, *, hosted: bool) -> Request:
     """What is asked for. What the inputs do not say the configuration does, then the defaults."""
-    table = config.load(".") or config.Settings(Path())
-    ports = parse_ports(inputs.ports) if inputs.ports else table.ports
-    if not ports:
-        raise PortSpecError(
-            "no ports: give them, with: ports: 8000, or list them in pyproject.toml: "
-            "[tool.portfree] ports = [8000]"
-        )
-    scope = table.scope or ("mine" if hosted else "orphans")
-    grace = settings.GRACE if table.grace is None else table.grace
-    wait = settings.WAIT if table.wait is None else table.wait
-    return Request(
-        ports,
-        settings.scope(inputs.scope or scope),
-        settings.seconds(number(inputs.grace) if inputs.grace else grace, "grace"),
-        settings.seconds(number(inputs.wait) if inputs.wait else wait, "wait"),
-        settings.on_busy(inputs.on_busy or table.on_busy or "fail", "on-busy"),
-        leaks=settings.leaks(inputs.leaks or table.leaks or settings.LEAKS),
-        surface="action",
+    texts = {name: value or None for name, value in inputs._asdict().items()}
+    times = {name: settings.number(texts[name]) for name in ("grace", "wait")}
+    return settings.request(
+        "action",
+        parse_ports(inputs.ports) if inputs.ports else (),
+        texts | times,
+        config.load("."),
+        scope="mine" if hosted else "orphans",
+        on_busy="fail",
     )
 
 
@@ -145,15 +136,13 @@ def _enter(folder: str) -> None:
     try:
         os.chdir(folder)
     except OSError as error:
-        raise PortfreeError(
-            f"working-directory is {settings.shown(folder)}: {error.strerror}"
-        ) from error
+        raise PortfreeError(f"working-directory is {shown(folder)}: {error.strerror}") from error
 
 
 def _is_true(word: str) -> bool:
     if word.lower() in ("", "true", "false"):
         return word.lower() == "true"
-    raise PortfreeError(f"sudo is {settings.shown(word)}: choose one of true, false")
+    raise PortfreeError(f"sudo is {shown(word)}: choose one of true, false")
 
 
 # --- the work ------------------------------------------------------------------------------------
@@ -277,7 +266,7 @@ def _shell(shell: str) -> tuple[str, str]:
     program = shell.split()[0]
     if "{0}" not in shell:
         raise PortfreeError(
-            f"shell is {settings.shown(shell)}: choose one of {', '.join(_SHELLS)}, or write a "
+            f"shell is {shown(shell)}: choose one of {', '.join(_SHELLS)}, or write a "
             "command with {0} where its script belongs"
         )
     return shell, _SHELLS.get(program, ("", ""))[1]

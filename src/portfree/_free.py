@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from portfree import settings
-from portfree.errors import PortsBusyError, PortSpecError
+from portfree.errors import PortsBusyError
 from portfree.ports import Port, parse_ports
 from portfree.report import Leaks, Note, OnBusy, Outcome, Report, Request, Scope
 from portfree.system import backend
@@ -15,7 +15,6 @@ from portfree.system.probe import bind
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from portfree.config import Settings
     from portfree.context import Phase
     from portfree.system.boundary import System
 
@@ -67,15 +66,20 @@ def free_ports(
     Raises `PortSpecError` for a port that is none, `PortfreeError` for another bad value or a bad
     ``[tool.portfree]``, and `PortsBusyError` as *on_busy* says.
     """
-    request = make_request(
-        ports,
-        scope=scope,
-        grace=grace,
-        wait=wait,
-        on_busy=on_busy,
-        dry_run=dry_run,
-        leaks=leaks,
-    )
+    table = None
+    if not ports:
+        from portfree import config
+
+        table = config.load(".")
+    given = {
+        "scope": scope,
+        "grace": grace,
+        "wait": wait,
+        "on_busy": on_busy,
+        "dry_run": dry_run,
+        "leaks": leaks,
+    }
+    request = settings.request("library", parse_ports(*ports), given, table)
     report = free(request, notice=tell)
     failed = request.on_busy == "fail" and not report.ok
     log_outcomes(outcome for outcome in report.outcomes if outcome.ok or not failed)
@@ -181,54 +185,6 @@ def _unexamined(port: Port, failure: BaseException, *, held: bool) -> Outcome:
         instead = "try again; if that does not help, please report it"
     note = Note("untested", text, instead)
     return Outcome(port, "busy", ok=False, notes=(note,)) if held else Outcome(port, "free")
-
-
-def make_request(
-    ports: tuple[int | str, ...],
-    *,
-    scope: object = None,
-    grace: object = None,
-    wait: object = None,
-    on_busy: object = None,
-    dry_run: object = False,
-    leaks: object = None,
-) -> Request:
-    """Check what was asked for.
-
-    Without ports, ``[tool.portfree]`` gives them, and what else is None here. Explicit ports read
-    no TOML.
-    """
-    if ports:
-        parsed = parse_ports(*ports)
-    else:
-        table = _configured()
-        parsed = table.ports
-        scope = table.scope if scope is None else scope
-        grace = table.grace if grace is None else grace
-        wait = table.wait if wait is None else wait
-        on_busy = table.on_busy if on_busy is None else on_busy
-        leaks = table.leaks if leaks is None else leaks
-    return Request(
-        parsed,
-        settings.scope(settings.SCOPE if scope is None else scope),
-        settings.seconds(settings.GRACE if grace is None else grace, "grace"),
-        settings.seconds(settings.WAIT if wait is None else wait, "wait"),
-        settings.on_busy(settings.ON_BUSY if on_busy is None else on_busy),
-        settings.flag(dry_run, "dry_run"),
-        settings.leaks(settings.LEAKS if leaks is None else leaks),
-    )
-
-
-def _configured() -> Settings:
-    from portfree import config
-
-    table = config.load(".")
-    if table is None or not table.ports:
-        raise PortSpecError(
-            "no ports: give them, free_ports(8000), or list them in pyproject.toml: "
-            "[tool.portfree] ports = [8000]"
-        )
-    return table
 
 
 def tell(line: str) -> None:

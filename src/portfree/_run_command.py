@@ -13,7 +13,6 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from portfree import settings
 from portfree._free import free
 from portfree.attend import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
 from portfree.cli import _in_color, _Options, _options_parser, _print, _read, _request
@@ -93,8 +92,6 @@ def _main(words: Sequence[str], timings: Timings) -> int:
     if not any(command[:1]):
         raise PortfreeError("no command: give it after --, as in portfree run 8000 -- pytest")
     request = _request(options)
-    if options.leaks is not None:
-        request = request._replace(leaks=options.leaks)
     with _open(options.report) as file:
         show = Show(quiet=options.quiet, file=file)
         before = free(request, notice=_complain)
@@ -130,7 +127,6 @@ def _parser() -> ArgumentParser:
     add(
         "--leaks",
         metavar="WHAT",
-        type=lambda word: settings.leaks(word, "--leaks"),
         help="servers that the command leaves on other ports: ignore, warn (the default), stop, or "
         "fail (stop them, and exit with 125 if the command has succeeded)",
     )

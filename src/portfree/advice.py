@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 Surface = Literal["library", "command", "pytest", "tox", "action"]
 
-_SETTINGS = {
-    "library": "{python}={value}",
-    "command": "--{kebab} {value}",
-    "pytest": "free_ports_{python} = {value}",
-    "tox": "free_ports_{python} = {value}",
-    "action": "{kebab}: {value}",
+# The name of a setting, as one writes it there, and what stands between it and its value.
+_SPELLED: dict[Surface, tuple[str, str]] = {
+    "library": ("{python}", "="),
+    "command": ("--{kebab}", " "),
+    "pytest": ("free_ports_{python}", " = "),
+    "tox": ("free_ports_{python}", " = "),
+    "action": ("{kebab}", ": "),
 }
 
 
@@ -38,9 +39,14 @@ class Advice(NamedTuple):
     """Whether it takes other rights than the caller has, besides."""
 
 
+def key(surface: Surface, name: str) -> str:
+    """The name of a setting, as that surface spells it: ``free_ports_on_busy``."""
+    return _SPELLED[surface][0].format(python=name, kebab=name.replace("_", "-"))
+
+
 def setting(surface: Surface, name: str, value: str) -> str:
     """A setting with a value, as that surface spells it: ``free_ports_on_busy = fail``."""
-    return _SETTINGS[surface].format(python=name, kebab=name.replace("_", "-"), value=value)
+    return f"{key(surface, name)}{_SPELLED[surface][1]}{value}"
 
 
 def written(

@@ -10,7 +10,7 @@ import os
 import sys
 
 from portfree import settings
-from portfree.errors import PortfreeError, PortSpecError
+from portfree.errors import PortfreeError
 from portfree.ports import parse_ports
 from portfree.report import Request
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import NoReturn, TextIO, TypeVar
 
-    from portfree.config import Settings
     from portfree.report import OnBusy, Report, Scope
 
     _T = TypeVar("_T", bound="_Options")
@@ -167,7 +166,6 @@ def _options_parser(prog: str, text: str, more: str, *, busy: str) -> ArgumentPa
     add(
         "--scope",
         metavar="WHOM",
-        type=lambda word: settings.scope(word, "--scope"),
         help="whom to stop: orphans (left behind or without anybody who looks after them), project "
         "(yours that run in this project, but for those that a live run uses), mine (all of yours "
         "but for those; the default), or any",
@@ -175,64 +173,38 @@ def _options_parser(prog: str, text: str, more: str, *, busy: str) -> ArgumentPa
     add(
         "--grace",
         metavar="SECONDS",
-        type=lambda word: settings.seconds(number(word), "--grace"),
+        type=settings.number,
         help="how long a server may take to shut down before it is killed (default: 3)",
     )
     add(
         "--wait",
         metavar="SECONDS",
-        type=lambda word: settings.seconds(number(word), "--wait"),
+        type=settings.number,
         help="how long to wait for a live run to give a port up (default: 0)",
     )
     add(
         "--on-busy",
         metavar="WHAT",
-        type=lambda word: settings.on_busy(word, "--on-busy"),
         help=busy,
     )
     return parser
 
 
-def number(word: str) -> object:
-    try:
-        return float(word)
-    except ValueError:
-        return word  # for `settings` to refuse, in the words that it has for everybody
-
-
 def _request(options: _Options) -> Request:
-    table = None if options.ports else _configured()
-    return Request(
-        ports=parse_ports(*options.ports) if table is None else table.ports,
-        # Who types the command asked for that port, so `mine`; hooks say `--scope orphans`.
-        scope=options.scope or (table and table.scope) or "mine",
-        grace=_first(options.grace, table and table.grace, settings.GRACE),
-        wait=_first(options.wait, table and table.wait, settings.WAIT),
-        on_busy=options.on_busy or (table and table.on_busy) or "fail",
-        dry_run=options.dry_run,
-        leaks=(table and table.leaks) or settings.LEAKS,
-        surface="command",
+    table = None
+    if not options.ports:
+        from portfree import config
+
+        table = config.load(".")
+    # Who types the command asked for that port, so `mine`; hooks say `--scope orphans`.
+    return settings.request(
+        "command",
+        parse_ports(*options.ports),
+        {name: getattr(options, name, None) for name in settings.NAMES},
+        table,
+        scope="mine",
+        on_busy="fail",
     )
-
-
-def _configured() -> Settings:
-    from portfree import config
-
-    table = config.load(".")
-    if table is None:
-        missing = "there is no [tool.portfree] in a pyproject.toml here"
-    elif not table.ports:
-        missing = f"[tool.portfree] in {table.path} names none"
-    else:
-        return table
-    raise PortSpecError(
-        f"no ports: {missing}; give them, portfree 8000, "
-        "or list them in pyproject.toml: [tool.portfree] ports = [8000]"
-    )
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
 
 
 # --- as root -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from portfree import settings
-from portfree.errors import PortfreeError, PortSpecError
+from portfree.errors import PortfreeError, PortSpecError, shown
 from portfree.ports import Port, parse_ports
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _table(path: Path) -> dict[str, Any] | None:
     if table is None or isinstance(table, dict):
         return table
     raise PortfreeError(
-        f"{path}: tool.portfree is {settings.shown(table)}: make it a table, [tool.portfree]"
+        f"{path}: tool.portfree is {shown(table)}: make it a table, [tool.portfree]"
     )
 
 
@@ -118,23 +118,23 @@ def _settings(path: Path, table: dict[str, Any]) -> Settings:
 def _unknown(key: str) -> str:
     from difflib import get_close_matches
 
-    shown = settings.shown(key)
+    named = shown(key)
     close = get_close_matches(key.lower().replace("_", "-"), KEYS, n=1)
     if close:
-        return f"has no key {shown}: did you mean {close[0]}?"
-    return f"has no key {shown}: its keys are {', '.join(KEYS)}"
+        return f"has no key {named}: did you mean {close[0]}?"
+    return f"has no key {named}: its keys are {', '.join(KEYS)}"
 
 
 def _ports(value: object) -> tuple[Port, ...]:
     if isinstance(value, (int, str)):
         value = [value]
     if not isinstance(value, list):
-        raise PortSpecError(f'{settings.shown(value)} is no list: write [8000, "9000-9010"]')
+        raise PortSpecError(f'{shown(value)} is no list: write [8000, "9000-9010"]')
     for item in value:
         if isinstance(item, bool) or not isinstance(item, (int, str)):
             kind = type(item).__name__
             raise PortSpecError(
-                f"{settings.shown(item)} ({kind}) is not a port: write 8000, "
+                f"{shown(item)} ({kind}) is not a port: write 8000, "
                 '"8000/tcp", "8125/udp" or "8000-8010"'
             )
     return parse_ports(*value)

@@ -43,3 +43,12 @@ class PortsLeakedError(PortfreeError):
 
     def __reduce__(self) -> tuple[type[PortsLeakedError], tuple[str, tuple[Leak, ...]]]:
         return type(self), (str(self), self.leaks)
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: quoted, escaped, and never a page long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python turns into text
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -6,8 +6,7 @@ Every surface (library, command line, TOML, plugins, action) reads ports through
 # Without `from __future__ import annotations`, as in report.py: it would cost a millisecond.
 from typing import Literal, NamedTuple
 
-from portfree.errors import PortSpecError
-from portfree.settings import shown
+from portfree.errors import PortSpecError, shown
 
 Protocol = Literal["tcp", "udp"]
 

@@ -24,7 +24,7 @@ import pytest
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Generator, Iterable
     from typing import Any
 
     from _pytest.terminal import TerminalReporter
@@ -179,40 +179,34 @@ def _configured(config: pytest.Config) -> _Guard | None:
         from portfree.errors import PortfreeError
 
         try:
-            request = _request(config, _load(config) if table else None)
+            found = _load(config) if table else None
+            ports = _ports(config) or (found.ports if found else ())
+            request = _request(config, ports, found) if ports else None
         except PortfreeError as error:
             raise pytest.UsageError(f"portfree: {error}") from error
     except pytest.UsageError:
         raise
     except Exception as error:  # noqa: BLE001 - it must turn no run red
         return _Guard(config, None, trouble=f"the configuration could not be read: {error!r}")
-    return _Guard(config, request) if request.ports else None
+    return _Guard(config, request) if request else None
 
 
-def _request(config: pytest.Config, table: Settings | None) -> Request:
+def _request(config: pytest.Config, ports: tuple[Port, ...], table: Settings | None) -> Request:
     from portfree import settings
-    from portfree.report import Request
 
-    def value(key: str, check: Callable[[Any, str], Any], default: object) -> Any:  # noqa: ANN401
-        given = _ini(config, f"free_ports_{key}")
-        if given is not None:
-            with _named(_source(config, f"free_ports_{key}")):
-                return check(given, f"free_ports_{key}")
-        return default if table is None or (said := getattr(table, key)) is None else said
+    names = ("scope", "grace", "wait", "on_busy", "leaks")
+    given = {name: _ini(config, f"free_ports_{name}") for name in names}
+    given |= {name: settings.number(given[name]) for name in ("grace", "wait")}
+    typed = config.getoption("free_ports_scope")
 
-    ports = _ports(config)
-    scope = config.getoption("free_ports_scope")
-    return Request(
-        ports if ports or table is None else table.ports,
-        scope=settings.scope(scope, "--free-ports-scope")
-        if scope is not None
-        else value("scope", settings.scope, settings.SCOPE),
-        grace=value("grace", _seconds, settings.GRACE),
-        wait=value("wait", _seconds, settings.WAIT),
-        on_busy=value("on_busy", settings.on_busy, settings.ON_BUSY),
-        leaks=value("leaks", settings.leaks, "warn"),
-        surface="pytest",
-    )
+    def spelled(name: str) -> str:
+        if name == "scope" and typed is not None:
+            return "--free-ports-scope"
+        return f"{_source(config, f'free_ports_{name}')}: free_ports_{name}"
+
+    if typed is not None:
+        given["scope"] = typed
+    return settings.request("pytest", ports, given, table, name=spelled)
 
 
 def _ports(config: pytest.Config) -> tuple[Port, ...]:
@@ -223,15 +217,6 @@ def _ports(config: pytest.Config) -> tuple[Port, ...]:
             return parse_ports(*words)
     with _named(f"{_source(config, 'free_ports')}: free_ports"):
         return parse_ports(*(_ini(config, "free_ports") or ()))
-
-
-def _seconds(value: object, name: str) -> float:
-    from portfree import settings
-
-    try:
-        return settings.seconds(float(value) if isinstance(value, str) else value, name)
-    except ValueError:
-        return settings.seconds(value, name)  # no number: to be refused in the words for everybody
 
 
 def _ini(config: pytest.Config, key: str) -> Any:  # noqa: ANN401 - whatever the file has

@@ -119,22 +119,9 @@ def _request(tox_env: ToxEnv) -> Request | None:
 
 
 def _configured(conf: EnvConfigSet) -> Request:
-    given = {
-        name: conf[f"free_ports_{name}"] for name in ("scope", "grace", "wait", "on_busy", "leaks")
-    }
-
-    def value(name: str, default: object) -> object:
-        return default if given[name] is None else given[name]
-
-    return Request(
-        _ports(conf["free_ports"]),
-        settings.scope(value("scope", settings.SCOPE), "free_ports_scope"),
-        settings.seconds(value("grace", settings.GRACE), "free_ports_grace"),
-        settings.seconds(value("wait", settings.WAIT), "free_ports_wait"),
-        settings.on_busy(value("on_busy", settings.ON_BUSY), "free_ports_on_busy"),
-        leaks=settings.leaks(value("leaks", "warn"), "free_ports_leaks"),
-        surface="tox",
-    )
+    names = ("scope", "grace", "wait", "on_busy", "leaks")
+    given = {name: conf[f"free_ports_{name}"] for name in names}
+    return settings.request("tox", _ports(conf["free_ports"]), given)
 
 
 def _ports(words: list[str]) -> tuple[Port, ...]:

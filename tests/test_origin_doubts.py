@@ -196,6 +196,15 @@ def test_before_a_run_scope_any_spares_what_it_has_started() -> None:
     assert judge(found, context(scope="any")).action == "stop"
 
 
+def test_a_server_below_others_in_the_folder_of_a_live_session() -> None:
+    launcher = process(1990, "shopctl start", cwd="/tmp")
+    owner = OWNER._replace(ppid=1)
+    found = there(LOCKED._replace(process=owner))._replace(lineage=(launcher, INIT))
+    assert_kept(found, context(time=NOW, scope="mine"))
+    seated = found._replace(lineage=(launcher, THEIR_SHELL, INIT))
+    assert judge(seated, context(time=NOW, scope="mine")).action == "stop"
+
+
 def test_two_looks_at_the_controller_of_our_xdist() -> None:
     owner = XDIST._replace(ppid=1, started=NOW - 100.0001)
     asked = context(process(710, EXECNET, marks=GW0), XDIST._replace(started=NOW - 100), INIT)

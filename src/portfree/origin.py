@@ -228,8 +228,11 @@ def copy(holder: Holder, context: Context) -> Origin | None:
 def folder(holder: Holder, context: Context) -> Origin | None:
     """Its directory lies in a base temporary folder of pytest, whose lock names the session."""
     found = holder.folder
-    if found is None or not _was_left_in(holder, found.path):
+    if found is None:
         return None
+    left = _was_left_in(holder, found.path)
+    if not left and _is_seated(holder):
+        return None  # somebody has gone there to have a look
     place = PurePath(found.path).name
     if found.lock is not None:
         owner = found.process
@@ -253,6 +256,8 @@ def folder(holder: Holder, context: Context) -> Origin | None:
         live := _by_neighbours("folder", holder, context)
     ):
         return live
+    if not left:
+        return None
     why = f"it runs in the temporary folder {place} of a pytest that has ended"
     if test := _test_folder(holder):
         why = f"it runs in the temporary folder of {test}, of a pytest that has ended"

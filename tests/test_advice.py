@@ -45,9 +45,13 @@ def test_to_wait(surface: Surface, wait: str, again: str) -> None:
 @pytest.mark.parametrize("surface", ["library", "command", "pytest", "tox"])
 def test_other_rights_take_a_command(surface: Surface) -> None:
     advice = Advice("ask bob to stop it", privileged=True)
-    for elevate in ("sudo ", "as root: ", "as an administrator: "):
+    for elevate, command in (
+        ("sudo ", "portfree --sudo --scope any"),
+        ("as root: ", "as root: portfree --scope any"),
+        ("as an administrator: ", "as an administrator: portfree --scope any"),
+    ):
         said = written(advice, surface, PORTS, elevate=elevate)
-        assert said == f"ask bob to stop it, or: {elevate}portfree --scope any 8000 8125/udp"
+        assert said == f"ask bob to stop it, or: {command} 8000 8125/udp"
 
 
 def test_other_rights_in_an_action() -> None:

@@ -727,6 +727,28 @@ def test_a_command_is_for_portfree_run(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == (
         "portfree: to run a command, write: portfree run 8000 --scope any -- pytest -x\n"
     )
+    assert main(["--dry-run", "8000", "--", "sh", "-c", "a b"]) == 2
+    assert capsys.readouterr().err.endswith(": portfree run 8000 -- sh -c 'a b'\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_stderr_that_fails_keeps_no_server_alive(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port, "--ignore", "TERM"), cwd=project)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            _command("--grace", "1.2", str(port)),
+            env=stage.environment(),
+            cwd=project,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+        )
+        wrong = subprocess.run(_command("99999"), env=stage.environment(), stderr=full, check=False)
+
+    assert done.returncode == 0, done.stdout
+    assert not server.alive
+    assert wrong.returncode == 2
 
 
 def test_the_usage_tells_of_portfree_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,12 +69,33 @@ def test_a_busy_port_refuses_a_strict_run() -> None:
     assert problem.what.startswith("8000/tcp is busy: kept python server.py (pid 7): attended")
 
 
-@pytest.mark.parametrize("verdict", [ITSELF, EARLY])
-def test_what_this_run_has_started_already_is_not_busy(verdict: Verdict) -> None:
-    found = of_beginning(report(busy(holder(verdict)), on_busy="fail"))
-    assert found == Conclusion(
-        notes=(f"8000/tcp is in use by this run already: python (pid 7), {verdict.reason}",)
-    )
+@pytest.mark.parametrize(("verdict", "pid"), [(ITSELF, US), (EARLY, 7)])
+def test_what_this_run_has_started_already_is_not_busy(verdict: Verdict, pid: int) -> None:
+    found = of_beginning(report(busy(holder(verdict, pid)), on_busy="fail"), pid=US)
+    said = f"8000/tcp is in use by this run already: python (pid {pid}), {verdict.reason}"
+    assert found == Conclusion(notes=(said,))
+
+
+def test_what_an_ancestor_has_is_busy() -> None:
+    assert of_beginning(report(busy(holder(ITSELF)), on_busy="fail"), pid=US).problems
+
+
+def test_what_an_ancestor_has_opened_meanwhile_is_told_and_no_problem() -> None:
+    found = end(FREE, busy(holder(ITSELF)))
+    assert found.shown == (busy(holder(ITSELF)),)
+    assert found.problems == ()
+
+
+def test_the_run_itself_beside_somebody_else() -> None:
+    both = busy(holder(ITSELF, US), holder())
+    found = end(FREE, both)
+    assert found.shown == (both,)
+    assert [leak.holder.pid for leak in found.leaks] == [US]
+
+
+def test_nobody_is_seen_at_either_end() -> None:
+    hidden = busy()._replace(notes=(Note("invisible", "nobody is seen"),))
+    assert end(hidden, hidden).shown == (hidden,)
 
 
 def test_one_of_others_is_enough_to_be_busy() -> None:

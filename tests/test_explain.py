@@ -208,7 +208,7 @@ def test_a_socket_of_another_user_that_nobody_is_seen_with(system: FakeSystem) -
     assert note(outcome)[:3] == (
         "invisible",
         "a process of 77 (uid 77) holds 8000/tcp, and cannot be seen from here",
-        "CAP_SYS_PTRACE is missing: ask 77 to stop it, or: sudo portfree --scope any 8000",
+        "CAP_SYS_PTRACE is missing: ask 77 to stop it, or: portfree --sudo --scope any 8000",
     )
 
 
@@ -225,7 +225,7 @@ def test_the_advice_names_the_protocol(system: FakeSystem) -> None:
     server = system.start("statsd", owner=77)
     system.listen(server, udp, state="bound")
     server.hidden = True
-    assert note(only(call(system, udp))).instead.endswith("sudo portfree --scope any 8125/udp")
+    assert note(only(call(system, udp))).instead.endswith("portfree --sudo --scope any 8125/udp")
 
 
 @pytest.mark.parametrize(

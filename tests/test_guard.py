@@ -353,6 +353,20 @@ def test_an_old_nox_hands_no_id_to_its_commands(
     assert bool(ran) is not old
 
 
+def test_what_is_raised_is_what_was_to_fail(
+    stage: Stage, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = stage.free_port()
+    stage.attended(tcp(port), cwd=elsewhere)
+    monkeypatch.setattr(runs, "new_listeners", broken)
+
+    with pytest.raises(PortfreeError, match=r"^leaks could not be looked for") as caught:  # noqa: SIM117
+        with free_ports(port, leaks="fail"):
+            pass
+
+    assert not isinstance(caught.value, PortsBusyError)
+
+
 # Leaks, as the block sees them
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from portfree import pytest_hosts
 from portfree.ports import parse_ports
-from portfree.report import Request
+from portfree.report import OnBusy, Request
 from portfree.system import host
 from stage import (
     Identity,
@@ -427,33 +427,36 @@ def test_a_worker_on_our_own_host_is_told_our_run(monkeypatch: pytest.MonkeyPatc
     assert list(hosts.lines()) == []
 
 
-def test_one_connection_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy="fail"), "1.2.ab")
+@pytest.mark.parametrize("on_busy", ["warn", "fail"])
+def test_one_connection_is_not_enough(monkeypatch: pytest.MonkeyPatch, on_busy: OnBusy) -> None:
+    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy=on_busy), "1.2.ab")
     channel = SimpleNamespace(send=dict, waitclose=float)
     monkeypatch.setattr(pytest_hosts, "_ask", lambda _: (channel, ("another", "", "barn", "")))
     gateway = SimpleNamespace(id="gw0", spec=SimpleNamespace(socket="barn:8888"))
     node = cast("Worker", SimpleNamespace(gateway=gateway))
 
+    said = "host barn: a socket server takes one connection: its ports were not freed"
+    if on_busy == "fail":
+        assert hosts.welcome(node) == said
+        return
     assert [hosts.welcome(node), hosts.welcome(node)] == ["", ""]
-    assert list(hosts.lines()) == [
-        ("host barn: a socket server takes one connection, so its ports were not freed", True)
-    ]
+    assert list(hosts.lines()) == [(said, True)]
 
 
+@pytest.mark.parametrize("on_busy", ["warn", "fail"])
 def test_a_worker_that_does_not_say_where_it_is_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, on_busy: OnBusy
 ) -> None:
     def fail(_: object) -> None:
         raise OSError("Traceback\n  File ...\nValueError: gone")  # as execnet hands it on
 
     monkeypatch.setattr(pytest_hosts, "_ask", fail)
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy="fail"), "1.2.ab")
+    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy=on_busy), "1.2.ab")
     node = cast("Worker", SimpleNamespace(gateway=SimpleNamespace(id="gw0")))
+    said = "the host of worker gw0 could not be told: ValueError: gone"
 
-    assert hosts.welcome(node) == ""
-    assert list(hosts.lines()) == [
-        ("the host of worker gw0 could not be told: ValueError: gone", True)
-    ]
+    assert hosts.welcome(node) == ("" if on_busy == "warn" else said)
+    assert list(hosts.lines()) == ([(said, True)] if on_busy == "warn" else [])
 
 
 # Which host this is
@@ -565,9 +568,12 @@ def test_it():
 
 
 @needs_ssh
-def test_a_host_without_portfree(suite: Suite, port: int, far: Far, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_busy", ["warn", "fail"])
+def test_a_host_without_portfree(
+    suite: Suite, port: int, far: Far, tmp_path: Path, on_busy: str
+) -> None:
     orphan = far.namespace.orphan(port, suite.folder)
-    suite.guard(port, on_busy="fail")
+    suite.guard(port, on_busy=on_busy)
     suite.write("tests/test_it.py", TICK)
     packages = tmp_path / "packages"
     without_portfree(packages)
@@ -575,13 +581,16 @@ def test_a_host_without_portfree(suite: Suite, port: int, far: Far, tmp_path: Pa
     python = f"env PYTHONPATH={packages} {sys.executable} -S"
     result = suite.run(*EACH, "--tx", far.workers(python), *sent(suite))
 
+    said = "its ports were not freed, for portfree cannot be used there: No module named 'portfree'"
+    assert orphan.alive
+    if on_busy == "fail":
+        assert result.code == pytest.ExitCode.USAGE_ERROR
+        assert said in result.err
+        return
     assert result.code == 0, result.out + result.err
     assert "2 passed" in result.out
     (warning,) = result.section
-    assert warning.endswith(
-        "its ports were not freed, for portfree cannot be used there: No module named 'portfree'"
-    )
-    assert orphan.alive
+    assert warning.endswith(said)
 
 
 def without_portfree(folder: Path) -> None:

@@ -418,6 +418,37 @@ def test_a_guarded_port_that_the_session_itself_still_holds(
     assert failure == ([f"exit status 1: {why.replace('$PORT', str(port))}"] if why else [])
 
 
+def test_a_port_of_ours_beside_one_that_is_free(suite: Suite, port: int) -> None:
+    other = suite.stage.free_port()
+    suite.write("pytest.ini", f"[pytest]\nfree_ports = {port} {other}\n")
+    suite.write(
+        "tests/conftest.py",
+        "import socket\nlistener = socket.create_server(('127.0.0.1', $PORT))\n",
+        PORT=port,
+    )
+    suite.write("tests/test_it.py", TICK)
+
+    header = suite.run("tests").header
+
+    assert f"scope orphans: {port}/tcp is in use by this run already" in header
+
+
+def test_what_was_stopped_before_a_refusal_is_told(
+    suite: Suite, port: int, elsewhere: Path
+) -> None:
+    other = suite.stage.free_port()
+    suite.stage.orphan(tcp(other), cwd=suite.folder)
+    suite.stage.attended(tcp(port), cwd=elsewhere)
+    suite.write("pytest.ini", f"[pytest]\nfree_ports = {port} {other}\nfree_ports_on_busy = fail\n")
+    suite.write("tests/test_it.py", TICK)
+
+    result = suite.run()
+
+    assert result.code == pytest.ExitCode.USAGE_ERROR
+    assert f"{port}/tcp is busy" in result.err
+    assert f"freed {other}/tcp: stopped " in result.err
+
+
 # Exit codes
 
 
@@ -478,9 +509,8 @@ def test_a_leak_can_fail_a_green_session_and_hides_no_red_one(
     result = suite.run()
 
     assert result.code == code
-    assert result.section[-1] == (
-        "exit status 1: a server was left behind, and free_ports_leaks is fail"
-    )
+    status = "exit status 1: " if code == 1 else ""
+    assert result.section[-1] == f"{status}a server was left behind, and free_ports_leaks is fail"
 
 
 def test_a_failing_test_stays_one(suite: Suite, port: int) -> None:

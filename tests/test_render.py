@@ -587,3 +587,11 @@ def test_a_port_that_a_live_run_gave_up_was_not_kept() -> None:
     assert _text(waited) == ("8000/tcp: free after 2.90 s\n  node server.js (pid 77) gave it up")
     two = waited._replace(holders=(KEPT, KEPT._replace(pid=78)))
     assert summary(two).endswith("node server.js (pid 77) gave it up (and 1 more)")
+
+
+def test_one_gave_the_port_up_and_another_was_stopped() -> None:
+    waiting = KEPT._replace(verdict=Verdict("keep", "live-run", "in use by pytest (pid 9)"))
+    both = FREED._replace(holders=(waiting, STOPPED))
+    assert summary(both).startswith("freed 8000/tcp: stopped ")
+    assert "  node server.js (pid 77) gave it up\n" in _text(both)
+    assert "kept" not in _text(both)

@@ -511,7 +511,8 @@ def test_a_port_that_who_runs_us_has_taken_is_meant_to_be_busy(stage: Stage, por
     running = Running(stage, [], program=program)
 
     assert running.end() == 0
-    assert "busy" not in running.output
+    assert f"{port}/tcp: busy" in running.output
+    assert "why:     self: " in running.output
 
 
 def test_the_help_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:

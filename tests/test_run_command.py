@@ -471,6 +471,19 @@ def test_a_report_on_a_command_that_is_not_found(stage: Stage, tmp_path: Path) -
     assert said["after"]["outcomes"][0]["status"] == "free"
 
 
+def test_no_report_is_better_than_an_empty_one(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTFREE_BACKEND", "nonsense")
+    file = tmp_path / "report.json"
+    words = [str(stage.free_port()), "--report", str(file), "--", "true"]
+
+    assert _run_command.main(words) == 125
+    assert not file.exists()
+    assert _run_command.main([*words[:2], "/dev/null", *words[3:]]) == 125
+    assert Path("/dev/null").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_report_that_cannot_be_written(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
     words = [str(stage.free_port()), "--report", "/dev/full", "--", "sh", "-c", "exit 3"]

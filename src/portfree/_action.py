@@ -31,7 +31,7 @@ from portfree.attend import TIMINGS
 from portfree.cli import needs_sudo
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError, shown
-from portfree.guard import Run
+from portfree.guard import End, Run
 from portfree.ports import parse_ports
 from portfree.report import Report, Request
 
@@ -170,7 +170,7 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
         code, cut_short = _run_command.guarded(command, run, TIMINGS)
     if run.after is not None and not run.after.ok and as_root and not cut_short:
         try:
-            run.after = _free_as_root(run.after.request)
+            run.after = _free_as_root(run.after.request, run.end())
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))
     if code == 0 and run.conclusion().problems:
@@ -196,10 +196,12 @@ def _free(request: Request) -> Report:
 _AS_ROOT = "import sys; sys.path.append({home!r}); from portfree._action import answer; answer()"
 
 
-def _free_as_root(request: Request) -> Report:
+def _free_as_root(request: Request, end: End | None = None) -> Report:
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parent.parent))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
-    question = json.dumps([[str(port) for port in request.ports], *request[1:]])
+    asked = request._asdict() | {"ports": [str(port) for port in request.ports]}
+    ended = end and {**end, "quiet": [str(port) for port in end["quiet"]]}
+    question = json.dumps([asked, ended])
     try:
         done = subprocess.run(command, input=question.encode(), capture_output=True, check=False)
     except OSError as error:
@@ -216,8 +218,11 @@ def _free_as_root(request: Request) -> Report:
 def answer() -> None:
     """As root: free what stdin asks for, and write the report to stdout."""
     # The question comes from who is not root, so it is no pickle, which could be a program.
-    ports, *settings_ = json.load(sys.stdin)
-    report = free(Request(parse_ports(*ports), *settings_), notice=tell)
+    asked, end = json.load(sys.stdin)
+    request = Request(**asked | {"ports": parse_ports(*asked["ports"])})
+    if end:
+        end["quiet"] = parse_ports(*end["quiet"])
+    report = free(request, notice=tell, **(end or {}))
     pickle.dump(report, sys.stdout.buffer)
 
 

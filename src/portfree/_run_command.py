@@ -8,14 +8,23 @@ find afterwards is no success: a port that is busy, or leaks.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from portfree._free import free
 from portfree.attend import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
-from portfree.cli import _in_color, _Options, _options_parser, _print, _read, _request
+from portfree.cli import (
+    _complain,
+    _in_color,
+    _Options,
+    _options_parser,
+    _print,
+    _read,
+    _request,
+    _write_error,
+)
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
 from portfree.guard import Run
@@ -170,7 +179,7 @@ class Show:
         told = [each for each in outcomes if not (self._quiet and each.ok)]
         if told:
             report = Report(request, tuple(told))
-            _write(render.as_text(report, color=_in_color(sys.stderr)))
+            _write_error(render.as_text(report, color=_in_color(sys.stderr)))
 
     def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
         """What the end of the run has found; returns our exit code."""
@@ -235,22 +244,12 @@ def _open(path: str | None) -> Iterator[TextIO | None]:
     try:
         yield file
     finally:
+        empty = False
         with suppress(OSError):  # what could not be written was told
+            empty = file.tell() == 0
+        with suppress(OSError):
             file.close()
-
-
-def _complain(text: str) -> None:
-    from portfree.text import safe
-
-    _write(f"portfree: {safe(text)}")
-
-
-def _write(text: str) -> None:
-    """Say something on stderr; if nobody reads there, the work and its exit code stand."""
-    if sys.stderr is None:
-        return
-    try:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
-    except (OSError, ValueError):
-        with suppress(OSError):  # what is left in the buffer would fail once more at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        # Where nothing was done there is nothing to tell, and no file is better than an empty one.
+        where = Path(path)
+        if empty and where.is_file() and not where.is_symlink():
+            where.unlink()

@@ -61,8 +61,14 @@ def written(
         again = setting(surface, "scope", advice.scope)
         again += ", and sudo: true" if advice.privileged else ""
     elif surface == "command" or advice.privileged:
-        scope = "" if advice.scope == "mine" else f"--scope {advice.scope} "
-        again = f"{elevate if advice.privileged else ''}portfree {scope}{' '.join(words)}"
+        command = ["portfree", *words]
+        if advice.scope != "mine":
+            command[1:1] = ["--scope", advice.scope]
+        if advice.privileged and elevate == "sudo ":
+            # sudo would not find the portfree of a virtual environment.
+            command.insert(1, "--sudo")
+            elevate = ""
+        again = f"{elevate if advice.privileged else ''}{' '.join(command)}"
     elif surface == "library":
         numbers = ", ".join(word if word.isdecimal() else f'"{word}"' for word in words)
         again = f'free_ports({numbers}, scope="{advice.scope}")'

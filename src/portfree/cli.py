@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from portfree import settings
 from portfree.errors import PortfreeError
@@ -89,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _free(words: Sequence[str]) -> int:
     command = words[words.index("--") + 1 :] if "--" in words else []
     if command and not command[0].startswith(("-", *"0123456789")):
-        raise PortfreeError(f"to run a command, write: portfree run {' '.join(words)}")
+        from shlex import join
+
+        kept = [word for word in words if word not in ("--dry-run", "--json", "--sudo")]
+        raise PortfreeError(f"to run a command, write: portfree run {join(kept)}")
     options = _read(words, _Options(), _parser)
     if options.help:
         return _print(_parser().format_help().rstrip())
@@ -257,9 +261,9 @@ def _show(report: Report, options: _Options) -> int:
         return _print(render.as_json(report))
     if not options.quiet:
         return _print(render.as_text(report, color=_in_color(sys.stdout)))
-    if not report.ok and sys.stderr is not None:
+    if not report.ok:
         busy = report._replace(outcomes=tuple(o for o in report.outcomes if not o.ok))
-        print(render.as_text(busy, color=_in_color(sys.stderr)), file=sys.stderr)  # noqa: T201
+        _write_error(render.as_text(busy, color=_in_color(sys.stderr)))
     return _FREE
 
 
@@ -297,5 +301,15 @@ def _print(text: str) -> int:
 def _complain(text: str) -> None:
     from portfree.text import safe
 
-    if sys.stderr is not None:  # print() would take None for stdout
-        print(f"portfree: {safe(text)}", file=sys.stderr, flush=True)  # noqa: T201
+    _write_error(f"portfree: {safe(text)}")
+
+
+def _write_error(text: str) -> None:
+    """Say something on stderr; if nobody reads there, the work and its exit code stand."""
+    if sys.stderr is None:  # print() would take None for stdout
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    except (OSError, ValueError):
+        with suppress(OSError):  # what is left in the buffer would fail once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

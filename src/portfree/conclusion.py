@@ -6,6 +6,7 @@ a problem into its exit code.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
@@ -36,10 +37,13 @@ class Conclusion(NamedTuple):
     """All that was left behind, with what the run's own process holds of the guarded ports."""
 
 
-def of_beginning(before: Report) -> Conclusion:
-    """Whether a run may begin, after its ports were freed. Raises nothing."""
+def of_beginning(before: Report, *, pid: int | None = None) -> Conclusion:
+    """Whether a run may begin, after its ports were freed. Raises nothing.
+
+    *pid*: the process that will open the run (default: this one).
+    """
     try:
-        return _beginning(before)
+        return _beginning(before, os.getpid() if pid is None else pid)
     except Exception as failure:  # noqa: BLE001 - what goes wrong here must turn no run red
         return _unknown(before, f"what was found cannot be told: {failure!r}")
 
@@ -68,12 +72,15 @@ def _unknown(before: Report, trouble: str) -> Conclusion:
     return Conclusion(warnings=(trouble,), problems=tuple(problems))
 
 
-def _beginning(before: Report) -> Conclusion:
+def _beginning(before: Report, pid: int) -> Conclusion:
     told = [outcome for outcome in before.outcomes if outcome.status != "free" or outcome.notes]
-    busy = in_the_way(before) if before.request.on_busy == "fail" else []
+    own = [outcome for outcome in told if is_own(outcome, pid)]
+    busy = [outcome for outcome in told if not outcome.ok and outcome not in own]
+    if before.request.on_busy != "fail":
+        busy = []
     return Conclusion(
-        shown=tuple(outcome for outcome in told if not is_own(outcome)),
-        notes=tuple(_in_use_already(outcome) for outcome in told if is_own(outcome)),
+        shown=tuple(outcome for outcome in told if outcome not in own),
+        notes=tuple(map(_in_use_already, own)),
         problems=tuple(Problem("on_busy", summary(outcome)) for outcome in busy),
     )
 
@@ -88,15 +95,16 @@ def _end(
         for outcome in (after.outcomes if after else ())
         if outcome.status != "free" or outcome.notes
     ]
-    # What the process held before the run began it holds on purpose, and so do its ancestors.
-    outcomes = [
-        each
-        for each in outcomes
-        if not is_own(each) or (_held_by(pid, each) and not _is_same(each, known))
-    ]
+    # What the process held before the run began it holds on purpose.
+    outcomes = [each for each in outcomes if not (is_own(each, pid) and _is_same(each, known))]
     own = [leak for outcome in outcomes for leak in _held_by(pid, outcome)]
     left = (*leaks, *own)
-    busy = [str(outcome.port) for outcome in outcomes if not outcome.ok]
+    # What an ancestor has opened meanwhile is the work of who runs us.
+    busy = [
+        str(outcome.port)
+        for outcome in outcomes
+        if not outcome.ok and not (_is_of_ancestors(outcome) and not _held_by(pid, outcome))
+    ]
     unknown = _unknown(before, trouble) if trouble else Conclusion()
 
     problems = []
@@ -105,7 +113,7 @@ def _end(
     if busy and request.on_busy == "fail":
         is_ = "is" if len(busy) == 1 else "are"
         problems.append(Problem("on_busy", f"{', '.join(busy)} {is_} busy after it"))
-    mine = {leak.port for leak in own}
+    mine = {outcome.port for outcome in outcomes if is_own(outcome, pid)}
     return Conclusion(
         # A port that was busy all the time has a doubt below.
         shown=tuple(
@@ -113,35 +121,38 @@ def _end(
             for outcome in outcomes
             if outcome.port not in mine and not _is_same(outcome, known)
         ),
-        warnings=(*map(doubt, doubtful(before)), *map(leak_line, left), *unknown.warnings),
+        warnings=(*map(doubt, doubtful(before, pid)), *map(leak_line, left), *unknown.warnings),
         problems=(*problems, *unknown.problems),
         leaks=left,
     )
 
 
-def in_the_way(report: Report) -> list[Outcome]:
-    """The ports that are busy, but not with what was started for this run."""
-    return [outcome for outcome in report.outcomes if not outcome.ok and not is_own(outcome)]
-
-
-def doubtful(before: Report) -> list[Outcome]:
+def doubtful(before: Report, pid: int) -> list[Outcome]:
     """The ports that were busy while the run went on: it may have talked to somebody else."""
     return [
         outcome
         for outcome in before.outcomes
-        if outcome.status == "busy" and outcome.holders and not is_own(outcome)
+        if outcome.status == "busy" and outcome.holders and not is_own(outcome, pid)
     ]
 
 
-def is_own(outcome: Outcome) -> bool:
-    """Whether this run itself has the port, or what was started for it already."""
+def is_own(outcome: Outcome, pid: int) -> bool:
+    """Whether the process that opens the run has the port, or what was started for it already."""
     return (
         outcome.status == "busy"
         and bool(outcome.holders)
         and all(
-            holder.verdict.action == "keep" and holder.verdict.rule in ("self", "own-run")
+            holder.verdict.action == "keep"
+            and (holder.verdict.rule == "own-run" or holder.pid == pid)
             for holder in outcome.holders
         )
+    )
+
+
+def _is_of_ancestors(outcome: Outcome) -> bool:
+    return bool(outcome.holders) and all(
+        holder.verdict.rule in ("self", "own-run") and holder.verdict.action == "keep"
+        for holder in outcome.holders
     )
 
 
@@ -172,6 +183,7 @@ def _is_same(outcome: Outcome, known: Mapping[Port, Outcome]) -> bool:
     earlier = known.get(outcome.port)
     return (
         earlier is not None
+        and bool(outcome.holders)
         and (outcome.status, earlier.status) == ("busy", "busy")
         and {each.pid for each in outcome.holders} == {each.pid for each in earlier.holders}
     )

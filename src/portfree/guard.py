@@ -10,11 +10,14 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import PurePath
 from types import TracebackType
+from typing import TypedDict
 
 from portfree import runs
 from portfree._free import busy_error, free, log_outcomes, tell
 from portfree.conclusion import Conclusion, doubtful, of_end
+from portfree.context import Phase
 from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError
+from portfree.ports import Port
 from portfree.render import leak_line
 from portfree.report import Leak, Outcome, Report, Request
 from portfree.system import current
@@ -23,6 +26,15 @@ from portfree.system.boundary import System
 _logger = logging.getLogger("portfree")
 
 _NOX = (2025, 2, 9)
+
+
+class End(TypedDict):
+    """What is known of a run that is being ended."""
+
+    phase: Phase
+    ending: str
+    began: float | None
+    quiet: list[Port]
 
 
 class Run:
@@ -102,17 +114,11 @@ class Run:
         self._put_back()
         request = self.before.request
         grace = request.grace if grace is None else min(grace, request.grace)
-        request = request._replace(scope="orphans", wait=0.0, grace=grace)
+        # After a run its settings are no help any more: what helps then is typed.
+        surface = request.surface if request.surface == "action" else "command"
+        request = request._replace(scope="orphans", wait=0.0, grace=grace, surface=surface)
         try:
-            self.after = free(
-                request,
-                notice=self._notice,
-                phase="after",
-                ending=self._element,
-                began=self._alone_since(),
-                quiet=[o.port for o in self.before.outcomes if o.status != "busy"],
-                system=self._system,
-            )
+            self.after = free(request, notice=self._notice, system=self._system, **self.end())
             self._find_leaks(request)
         except Exception as failure:  # noqa: BLE001 - what goes wrong in here must turn no run red
             self._fail(f"the ports could not be looked after at the end: {failure!r}")
@@ -126,6 +132,15 @@ class Run:
 
     def _fail(self, trouble: str) -> None:
         self._trouble = self._trouble or trouble
+
+    def end(self) -> End:
+        """What `free` is told of the run that is being ended."""
+        return {
+            "phase": "after",
+            "ending": self._element,
+            "began": self._alone_since(),
+            "quiet": [each.port for each in self.before.outcomes if each.status != "busy"],
+        }
 
     def _alone_since(self) -> float | None:
         """When the run began; None if what came up since may be of another run of this process."""
@@ -182,16 +197,17 @@ class Run:
         """What to raise for a run that must not end green."""
         if not end.problems:
             return None
-        if any(problem.setting == "leaks" for problem in end.problems) and end.leaks:
+        failed = {problem.setting for problem in end.problems}
+        if "leaks" in failed and end.leaks:
             return PortsLeakedError("; ".join(map(leak_line, end.leaks)), end.leaks)
-        if self.after is not None and not self.after.ok:
+        if "on_busy" in failed and self.after is not None and not self.after.ok:
             return busy_error(self.after)
         return PortfreeError("; ".join(problem.what for problem in end.problems))
 
     @property
     def doubtful(self) -> tuple[Outcome, ...]:
         """The ports that were busy while the run went on: it may have talked to somebody else."""
-        return tuple(doubtful(self.before))
+        return tuple(doubtful(self.before, self._pid))
 
     def _put_back(self) -> None:
         """Take our id out of the environment, unless somebody else has changed it meanwhile."""
@@ -210,7 +226,8 @@ def _nox_is_too_old() -> str:
     begins, so that they do not get the run's id. Empty if they can.
     """
     main = PurePath(getattr(sys.modules["__main__"], "__file__", None) or "")
-    if "nox.sessions" not in sys.modules or "nox" not in (main.stem, main.parent.name):
+    # On Windows it is nox.exe\\__main__.py.
+    if "nox.sessions" not in sys.modules or "nox" not in (main.stem, main.parent.stem):
         return ""
     from importlib.metadata import version
 

@@ -84,7 +84,10 @@ class Hosts:
         try:
             channel, there = _ask(node.gateway)
         except Exception as error:  # noqa: BLE001 - what goes wrong in here must turn no run red
-            self._trouble.append(f"the host of worker {worker} could not be told: {_why(error)}")
+            trouble = f"the host of worker {worker} could not be told: {_why(error)}"
+            if self._request.strict:
+                return trouble
+            self._trouble.append(trouble)
             return ""
         refusal = ""
         # On our own host it may be all the same nobody that inherited our id: ssh to localhost.
@@ -152,8 +155,7 @@ class _Host:
         request = self._request
         spec = node.gateway.spec
         if spec.socket:
-            self._say("a socket server takes one connection, so its ports were not freed")
-            return ""
+            return self._failed("a socket server takes one connection: its ports were not freed")
         settings = {
             **request._asdict(),
             "ports": [str(port) for port in request.ports],
@@ -166,22 +168,26 @@ class _Host:
             self._channel.send((path, settings))
             answer = self._channel.receive(request.wait + longest(request.grace) + _MARGIN)
             if isinstance(answer, str):
-                # Also where a busy port must fail: whether it is busy there nobody knows.
-                self._say(
+                trouble = (
                     f"its ports were not freed, for portfree cannot be used there: {safe(answer)}"
                 )
-                self._close()
-                return ""
+                return self._failed(trouble)
             refusal, run_id, self.lines = answer
         except Exception as error:  # noqa: BLE001
-            self._say(trouble := f"the ports could not be looked after: {_why(error)}")
-            self._close()
-            return trouble if request.strict else ""
+            return self._failed(f"the ports could not be looked after: {_why(error)}")
         if refusal:
             self._close()
         elif run_id:
             self.environ = {RUN_ID: run_id}
         return str(refusal)
+
+    def _failed(self, trouble: str) -> str:
+        """Its ports could not be freed; returns why no test may be started, if that matters."""
+        self._close()
+        if self._request.strict:
+            return trouble
+        self._say(trouble)
+        return ""
 
     def _gateway(self, node: Worker) -> execnet.Gateway:
         """One more gateway to where this worker is, in a group of its own: it outlives xdist's."""

@@ -118,6 +118,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
             _end_red(session, pytest.ExitCode.INTERRUPTED)
         elif guard.failure:
             _end_red(session, pytest.ExitCode.TESTS_FAILED)
+        guard.ended_red = session.exitstatus == pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -150,7 +151,9 @@ def _guard(config: pytest.Config) -> _Guard | None:
 
 def _refuse_if_configured(config: pytest.Config) -> None:
     """Begin no session whose ports would not be freed."""
-    wanted = config.getoption("free_ports") or config.getini("free_ports") or _has_table(config)
+    table = _load(config) if _has_table(config) else None
+    named = config.getoption("free_ports") or config.getini("free_ports")
+    wanted = named or (table is not None and table.ports)
     if wanted and os.environ.get("PORTFREE") != "0":
         raise pytest.UsageError(
             f"portfree needs pytest 7 or newer to free ports, and this is {pytest.__version__}: "
@@ -304,6 +307,7 @@ class _Guard:
         self._run: SessionRun | None = None
         self._hosts: Hosts | None = None
         self._told = False
+        self.ended_red = False
         self._interrupted = False
 
     def before(self) -> None:
@@ -368,7 +372,8 @@ class _Guard:
             found.append((self._trouble, True))
         lines = [(text, {"yellow": True} if warning else {}) for text, warning in found]
         if self.failure:
-            lines.append((f"exit status 1: {self.failure}", {"red": True}))
+            status = "exit status 1: " if self.ended_red else ""
+            lines.append((f"{status}{self.failure}", {"red": True}))
         return lines
 
     def tell_the_rest(self) -> None:

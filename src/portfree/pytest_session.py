@@ -46,6 +46,8 @@ class SessionRun:
             run = Run(free(self._request, notice=self._notice, phase="before"), notice=self._notice)
             found = of_beginning(run.before)
             if found.problems:
+                freed = tuple(outcome for outcome in found.shown if outcome.ok)
+                self._beginning = found._replace(shown=freed, notes=())
                 why = "; ".join(problem.what for problem in found.problems)
                 return f"no test was started, for free_ports_on_busy is fail, and {why}"
             run.open()
@@ -102,10 +104,10 @@ class SessionRun:
 def _in_short(outcomes: Sequence[Outcome]) -> str:
     """The states of the ports, those of each kind together."""
     kinds: dict[str, list[Port]] = {}
-    for outcome in outcomes:
-        if not is_own(outcome):
-            kinds.setdefault(outcome.status, []).append(outcome.port)
-    if len(kinds) == 1:
+    rest = [outcome for outcome in outcomes if not is_own(outcome, os.getpid())]
+    for outcome in rest:
+        kinds.setdefault(outcome.status, []).append(outcome.port)
+    if len(kinds) == 1 and len(rest) == len(outcomes):
         return next(iter(kinds))
     told = [kind for kind in ("freed", "busy") if kind in kinds]
     return "; ".join(f"{kind}: {_listed(kinds[kind])}" for kind in told)

@@ -213,8 +213,9 @@ def _holders_in_short(outcome: Outcome) -> Iterator[str]:
     holders = [holder for holder in outcome.holders if holder.root] or list(outcome.holders)
     if not holders:
         return
-    if outcome.status == "busy":  # whoever keeps it busy comes first: no more may be read
-        holders.sort(key=lambda holder: holder.verdict.action == "stop")
+    # Whoever keeps it busy comes first, and whoever was stopped: no more may be read.
+    last = "stop" if outcome.status == "busy" else "keep"
+    holders.sort(key=lambda holder: holder.verdict.action == last)
     first, others = holders[0], len(holders) - 1
     more = f" (and {others} more)" if others else ""
     if outcome.status == "freed" and _was_given_up(outcome):
@@ -256,11 +257,12 @@ class _Page:
             port = f"{first.port.number}-{last.port}"
         yield f"{port}: {self._state(first)}"
         holders = list(_in_order(first.holders))
-        if first.status == "freed" and _was_given_up(first):
-            for holder in holders:
-                yield "  " + _shown(f"{_command(holder)} (pid {holder.pid}) gave it up")
-            return
         for at, holder in enumerate(holders):
+            # What was waited for; whatever else was kept is told in full.
+            given_up = _was_given_up(first) or holder.verdict.rule == "live-run"
+            if first.status == "freed" and given_up:
+                yield "  " + _shown(f"{_command(holder)} (pid {holder.pid}) gave it up")
+                continue
             yield from self._holder(holder)
             nexts = holders[at + 1 :]
             if not any(_kin(holder) == _kin(other) for other in nexts):

@@ -70,16 +70,20 @@ def tox_before_run_commands(tox_env: ToxEnv) -> None:
     """Free the ports, and open a run."""
     request = None
     try:
-        if os.environ.get("PORTFREE") == "0":
+        off = os.environ.get("PORTFREE") == "0"
+        if off:
             tox_env.conf["set_env"].update({"PORTFREE": "0"})  # tox keeps it from the commands
-            return
         request = _request(tox_env)
+        if off and request and request.ports:
+            _note(tox_env, "turned off by PORTFREE=0 in the environment")
+            request = request._replace(ports=(), leaks="ignore", on_busy="warn")
         problem = _begin(tox_env, request) if request else ""
     except Fail:
         raise
     except Exception as failure:  # noqa: BLE001
         problem = _failed(tox_env, failure, request)
     if problem:
+        _let_go(tox_env)  # before tox 4.0.7 nothing comes after this
         raise Fail(f"portfree: {problem}")
 
 
@@ -108,7 +112,8 @@ def _request(tox_env: ToxEnv) -> Request | None:
         ports = conf["free_ports"]
         if ports:
             return _configured(conf)
-    except (HandledError, PortfreeError) as error:
+    # Old tox lets the error of a conversion pass.
+    except (HandledError, PortfreeError, ValueError, TypeError) as error:
         hint = '; write free_ports = ["8000"], a list of strings' if _is_int(error) else ""
         where = f"environment {conf.name} in {tox_env.core['config_file_path']}"
         raise Fail(f"portfree: {where}: {error}{hint}") from error
@@ -214,9 +219,14 @@ def _end(tox_env: ToxEnv) -> str:
     except Exception as failure:  # noqa: BLE001
         return _failed(tox_env, failure, run.before.request if run else None)
     finally:
-        with _turn:
-            _claims.pop(tox_env, None)
-            _turn.notify_all()
+        _let_go(tox_env)
+
+
+def _let_go(tox_env: ToxEnv) -> None:
+    """The ports are no longer this environment's own."""
+    with _turn:
+        _claims.pop(tox_env, None)
+        _turn.notify_all()
 
 
 def _failed(tox_env: ToxEnv, failure: Exception, request: Request | None) -> str:

@@ -130,6 +130,17 @@ class Docker:
         done = subprocess.run([*self.inside, *command], capture_output=True, text=True)
         return done.stdout.endswith("a page")
 
+    def settled(self) -> set[Identity]:
+        """The same, once nobody has come or gone for some looks: what was removed ends slowly."""
+        looks: list[set[Identity]] = []
+
+        def is_settled() -> bool:
+            looks.append(self.everybody())
+            return len(looks) > 5 and all(look == looks[-1] for look in looks[-5:])
+
+        wait_until(is_settled, "nobody comes or goes")
+        return looks[-1]
+
     def everybody(self) -> set[Identity]:
         """The daemon, those that it keeps running, and all that runs in its containers."""
         engine = {pid for pid in self._stage.members() if _name(pid) in ENGINE}
@@ -244,7 +255,7 @@ class Asking:
     def kept(self, port: int | str, **asked: Unpack[Asked]) -> tuple[HolderReport, ...]:
         """Those who hold it: all of them kept, and alive, as is everybody else."""
         uid = asked.get("uid")
-        before = self._docker.everybody()
+        before = self._docker.settled()
         report = self._stage.call(
             port,
             cwd=Path("/") if uid else self._folder,
@@ -308,7 +319,7 @@ def test_a_published_port_is_kept_and_its_container_named(
 
 @pytest.mark.usefixtures("web")
 def test_the_command_says_the_same(docker: Docker, project: Path) -> None:
-    before = docker.everybody()
+    before = docker.settled()
     portfree = [sys.executable, "-m", "portfree", "--scope=any", str(WEB)]
 
     env = {**os.environ, **docker.env}
@@ -472,7 +483,7 @@ def test_a_server_in_a_container_on_our_network_is_kept(
 def test_while_containers_come_and_go_nobody_is_stopped(
     docker: Docker, stage: Stage, project: Path, figures: Figures, *, long: bool
 ) -> None:
-    steady = {*docker.everybody()}
+    steady = docker.settled()
     over: list[bool] = []
 
     def churn() -> None:

@@ -297,9 +297,10 @@ class FakeSystem:
             actor.holds.add(id_)
         return id_
 
-    def probe(self, port: int, *, lasts: float) -> None:
-        """Another program tries whether the port is free, as we do."""
+    def probe(self, port: int, *, lasts: float, running: bool = False) -> None:
+        """Another program tries whether the port is free, as we do; *running*: without its turn."""
         prober = self.start("prober")
+        prober.process = prober.process._replace(running=running)
         self.listen(prober, port, state="bound")
         self.after(lasts, prober.end)
 

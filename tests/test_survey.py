@@ -64,6 +64,38 @@ def test_a_probe_of_another_program_is_gone_by_then(
         assert system.pins_made == believed
 
 
+@pytest.mark.parametrize(("lasts", "believed"), [(0.051, False), (0.48, False), (0.52, True)])
+def test_a_probe_that_has_lost_its_turn_is_given_more_time(
+    system: FakeSystem, lasts: float, *, believed: bool
+) -> None:
+    system.probe(8000, lasts=lasts, running=True)
+    with survey(system, PORTS) as seen:
+        assert bool(seen.holders) == believed
+        assert system.now() < 0.52
+
+
+def test_who_has_had_its_turn_and_still_has_the_port_is_believed(system: FakeSystem) -> None:
+    bound = system.start("bound")
+    system.listen(bound, 8000, state="bound")
+    bound.process = bound.process._replace(running=True)
+
+    def has_its_turn() -> None:
+        bound.process = bound.process._replace(running=False)
+
+    system.after(0.1, has_its_turn)
+    with survey(system, PORTS) as seen:
+        assert pids(seen) == [bound.pid]
+        assert 0.1 <= system.now() < 0.12
+
+
+def test_a_listener_that_runs_is_no_probe(system: FakeSystem) -> None:
+    server = system.server()
+    server.process = server.process._replace(running=True)
+    with survey(system, PORTS) as seen:
+        assert system.now() == LOOK
+        assert pids(seen) == [server.pid]
+
+
 def test_no_time_is_lost_where_the_look_itself_took_that_long(system: FakeSystem) -> None:
     server = system.server()
     system.after_call["owners"] = lambda: system.wait((), 0.2)  # a slow machine

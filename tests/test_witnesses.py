@@ -150,6 +150,14 @@ def test_a_directory_may_be_called_deleted(stage: Stage, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_a_process_that_runs(stage: Stage, system: type[LinuxSystem | PortableSystem]) -> None:
+    busy = stage.child([sys.executable, "-S", "-c", "while True: pass"])
+    idle = stage.child(tcp(stage.free_port()))
+    wait_until(lambda: facts(system(), busy.pid).running, "it runs")
+    wait_until(lambda: not facts(system(), idle.pid).running, "it waits")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_stopped_process(stage: Stage, system: type[LinuxSystem | PortableSystem]) -> None:
     staged = stage.orphan(["sleep", "1000"])
     assert not facts(system(), staged.pid).stopped

@@ -33,6 +33,8 @@ BELIEVED_AFTER = 0.005
 # A probe that has lost its turn on a crowded machine keeps the port for longer. It never listens,
 # and servers hardly ever only bind, but for those of UDP: so to wait for these costs few anything.
 _BOUND_BELIEVED_AFTER = 0.05
+# As long as such a process wants a CPU it may only lack one to close its socket; but so long.
+_BOUND_DOUBTED_FOR = 0.5
 
 # Where tmp_path lies (_pytest/tmpdir.py): TMPDIR/pytest-of-USER/pytest-NUMBER.
 _SESSION_FOLDER = re.compile(r".*[/\\]pytest-of-[^/\\]+[/\\]pytest-\d+(?=[/\\]|$)")
@@ -131,6 +133,13 @@ def _look(system: System, ports: Collection[Port]) -> Survey:
         if (early := started + patience - system.now()) > 0:
             system.wait((), early)
         still = {socket.id for socket in system.sockets(ports)}
+        while (
+            system.now() < started + _BOUND_DOUBTED_FOR
+            and (doubted := [s for s in seen if s.state == "bound" and s.id in still])
+            and _wants_cpu(system, {pid for s in doubted for pid in owners.pids.get(s.id, ())})
+        ):
+            system.wait((), BELIEVED_AFTER)
+            still = {socket.id for socket in system.sockets(ports)}
     except OSError:
         return Survey()  # the system tells nothing: what a bind says has to do
     believed = tuple(socket for socket in seen if socket.id in still)
@@ -158,6 +167,12 @@ def _look(system: System, ports: Collection[Port]) -> Survey:
                 holders.append(_holder(reader, process, sockets, pinned=True))
         pins.pop_all()
     return Survey(believed, tuple(holders), kept, owners.unreadable)
+
+
+def _wants_cpu(system: System, pids: Iterable[int]) -> bool:
+    """Whether one of these processes runs, or would if it were its turn."""
+    processes = filter(None, map(system.process, pids))
+    return any(process.running for process in processes)
 
 
 def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: bool) -> Holder:

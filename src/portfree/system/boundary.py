@@ -165,6 +165,8 @@ class Process(NamedTuple):
     environment are those of the process that it was forked from; None where that is not told."""
     stopped: bool = False
     """Whether it is suspended (Ctrl-Z, SIGSTOP)."""
+    running: bool = False
+    """Whether it runs, or waits for nothing but its turn to."""
     control_group: str | None = None
     """Its control group (cgroups(7)), which a process hands on to all that it starts."""
     unit: str | None = None

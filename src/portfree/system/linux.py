@@ -255,6 +255,7 @@ class LinuxSystem:
             environment=_state(environment),
             forked=stat.forked,
             stopped=stat.stopped,
+            running=stat.running,
             # Nobody has neither, but who is just ending: some kernels show nothing then.
             complete=None not in (argv, environment) and bool(argv or environment),
             unit=_unit(cgroup),
@@ -364,6 +365,7 @@ class _Stat(NamedTuple):
     session: int
     terminal: int
     foreground: bool
+    running: bool
     start: int
 
 
@@ -382,6 +384,7 @@ def _read_stat(path: str) -> _Stat | None:
             ended=ended,
             zombie=ended and int(rest[10]) <= 1,  # field 20: num_threads
             stopped=state in (b"T", b"t"),
+            running=state == b"R",
             forked=bool(int(flags) & _PF_FORKNOEXEC),
             ppid=int(ppid),
             session=int(session),

@@ -318,6 +318,7 @@ class PortableSystem:
         ppid, owner = self._parent(proc, started), self._owner(proc)
         if ppid is None and self._platform != "win32":
             owner = None  # a parent that is not told must not pass for one that has ended
+        status = _ask(proc.status)
         return Process(
             pid=proc.pid,
             ppid=ppid,
@@ -338,7 +339,9 @@ class PortableSystem:
             },
             environment="unreadable" if environ is None else "read" if environ else "wiped",
             complete=complete,
-            stopped=_ask(proc.status) in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP),
+            stopped=status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP),
+            # Elsewhere every process runs, by what psutil is told.
+            running=self._platform == "linux" and status == psutil.STATUS_RUNNING,
             unit=unit,
         )
 

@@ -164,6 +164,8 @@ def test_a_worker_with_a_title_is_in_the_run_of_its_controller() -> None:
 def test_a_runner_that_does_not_tell_where_it_works() -> None:
     hidden = neighbour(THEIR_PYTEST._replace(cwd=None), INIT)._replace(project=None)
     assert_kept(holder(born(VERSION), INIT), context(neighbours=(hidden,)))
+    roots = hidden._replace(process=hidden.process._replace(owner=ROOT))
+    assert judge(holder(born(VERSION), INIT), context(neighbours=(roots,))).action == "stop"
 
 
 @pytest.mark.parametrize("command", ["pytest", "Runner.Worker"])

@@ -449,7 +449,9 @@ def _may_share_a_project(holder: Holder, near: Neighbour) -> bool:
     with a pyproject.toml may have one of its own.
     """
     theirs, its = near.project, holder.project
-    if its is None or its == theirs or near.process.cwd is None:
+    # Nobody but root sees where root's processes work, and those of containers are mostly root's.
+    hides = near.process.cwd is None and near.process.owner == holder.process.owner
+    if its is None or its == theirs or hides:
         return True
     if theirs is None or holder.repository is not None:
         return False

@@ -161,6 +161,14 @@ def test_a_worker_with_a_title_is_in_the_run_of_its_controller() -> None:
         assert judge(left, context(neighbours=(near,))).action == action
 
 
+def test_a_runner_of_roots_that_nobody_may_read() -> None:
+    hidden = THEIR_PYTEST._replace(environment="unreadable", complete=False, cwd=None)
+    left = holder(born(run_id(GONE), cwd="/"), INIT, project=None)
+    for owner, action in ((ME, "keep"), (ROOT, "stop")):
+        near = neighbour(hidden._replace(owner=owner), INIT)._replace(project=None)
+        assert judge(left, context(neighbours=(near,))).action == action
+
+
 def test_a_runner_that_does_not_tell_where_it_works() -> None:
     hidden = neighbour(THEIR_PYTEST._replace(cwd=None), INIT)._replace(project=None)
     assert_kept(holder(born(VERSION), INIT), context(neighbours=(hidden,)))

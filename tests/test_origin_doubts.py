@@ -161,6 +161,14 @@ def test_a_worker_with_a_title_is_in_the_run_of_its_controller() -> None:
         assert judge(left, context(neighbours=(near,))).action == action
 
 
+def test_the_fork_of_a_program_on_no_list_is_theirs_only_where_nobody_asks_for_it() -> None:
+    program = process(600, "python run_tests.py")
+    near = neighbour(program, THEIR_SHELL, INIT)
+    found = holder(fork(program, 2000), INIT)
+    assert_kept(found, context(neighbours=(near,)))
+    assert judge(found, context(neighbours=(near,), scope="mine")).action == "stop"
+
+
 def test_a_runner_of_roots_that_nobody_may_read() -> None:
     hidden = THEIR_PYTEST._replace(environment="unreadable", complete=False, cwd=None)
     left = holder(born(run_id(GONE), cwd="/"), INIT, project=None)

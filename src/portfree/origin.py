@@ -520,8 +520,10 @@ def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
     process = holder.process
     if process.forked is not True or not is_adopted(holder, 0):
         return None
-    if names.is_interactive_shell(process):
-        return None  # what somebody types in there is no run
+    # What somebody types in a shell is no run; and that such a program is one is a guess, which
+    # must not stand against who asks for his own.
+    if names.is_interactive_shell(process) or context.scope != "orphans":
+        return None
     for near in context.neighbours:
         looked_after = not _is_alone(near.process, near.lineage)
         if looked_after and _may_be_original(near, holder, process):

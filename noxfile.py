@@ -53,16 +53,15 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))
 
 
-# Versions of the programs that host portfree; the last pytest-xdist is in all of the tests anyhow.
+# The programs that host portfree: too old, the oldest that it works with, and up to the newest,
+# which has no number. xdist comes with a pytest that it works with.
 HOSTS = {
-    "pytest": ["6.2.5", "7.0.1", "7.4.4", "8.0.2", "8.4.2", ""],
-    "pytest-xdist": ["2.5.0", ""],
-    "tox": ["3.28.0", "4.0.0", "4.0.19", "4.11.4", "4.15.1", ""],
-    "nox": ["2022.11.21", "2024.10.9", "2025.2.9", ""],
-    "pre-commit": ["3.2.0", ""],
+    "pytest": ["==6.2.5", "==7.0.1", "==7.4.4", "==8.0.2", "==8.4.2", ""],
+    "pytest-xdist": ["==2.5.0 pytest==7.4.4", " pytest"],
+    "tox": ["==3.28.0", "==4.0.0", "==4.0.19", "==4.11.4", "==4.15.1", ""],
+    "nox": ["==2022.11.21", "==2024.10.9", "==2025.2.9", ""],
+    "pre-commit": ["==3.2.0", ""],
 }
-# With what the newest of the others does not work.
-BESIDE = {"pytest-xdist==2.5.0": ["pytest==7.4.4"]}
 
 
 @nox.session(python=PYTHONS)
@@ -70,9 +69,8 @@ def compat(session: nox.Session) -> None:
     """Old and new versions of pytest, tox, nox and the rest; of newer Pythons the newest ones."""
     session.install(_wheel(session))
     for tool, versions in HOSTS.items():
-        for number in versions if session.python == PYTHONS[0] else versions[-1:]:
-            host = f"{tool}=={number}" if number else tool
-            session.install("--upgrade", host, *BESIDE.get(host, ["pytest"] * ("xdist" in tool)))
+        for version in versions if session.python == PYTHONS[0] else versions[-1:]:
+            session.install("--upgrade", *f"{tool}{version}".split())
             session.run("python", "tests/smoke.py", tool)
 
 

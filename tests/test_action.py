@@ -516,6 +516,14 @@ def test_a_server_on_the_port_is_stopped_after_the_command(job: Job, stage: Stag
     ]
 
 
+def test_a_command_that_fails_as_we_do_has_not_succeeded(job: Job, stage: Stage) -> None:
+    port, other = stage.free_port(), stage.free_port()
+    step = job.step(ports=str(port), run=leaking(other, "exit 125"), shell="bash", leaks="fail")
+    assert step.code == 125
+    assert f"127.0.0.1:{other}" in step.log
+    assert "has succeeded" not in step.log
+
+
 def test_a_port_that_is_busy_afterwards_fails_the_step(job: Job, stage: Stage) -> None:
     port = stage.free_port()
     run = ": >here\nuntil [ -e go ]; do sleep 0.05; done"

@@ -360,9 +360,9 @@ def test_what_is_raised_is_what_was_to_fail(
     stage.attended(tcp(port), cwd=elsewhere)
     monkeypatch.setattr(runs, "new_listeners", broken)
 
-    with pytest.raises(PortfreeError, match=r"^leaks could not be looked for") as caught:  # noqa: SIM117
-        with free_ports(port, leaks="fail"):
-            pass
+    failed = pytest.raises(PortfreeError, match=r"^leaks could not be looked for")
+    with failed as caught, free_ports(port, leaks="fail"):
+        pass
 
     assert not isinstance(caught.value, PortsBusyError)
 

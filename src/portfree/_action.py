@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from portfree import _run_command, config, render, settings
 from portfree._free import free, tell
+from portfree._run_command import FAILED
 from portfree.attend import TIMINGS
 from portfree.cli import needs_sudo
 from portfree.conclusion import of_beginning
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from portfree.ports import Port
 
-_FREE, _BUSY, _USAGE, _FAILED, _CANCELLED = 0, 1, 2, 125, 130
+_FREE, _BUSY, _USAGE, _CANCELLED = 0, 1, 2, 130
 
 _PREFIX = "PORTFREE_INPUT_"
 
@@ -116,6 +117,8 @@ class _Done(NamedTuple):
     code: int
     before: Report
     run: Run | None = None
+    why: str = ""
+    """Why a command that has succeeded is no success."""
 
 
 def _request(inputs: _Inputs, *, hosted: bool) -> Request:
@@ -164,7 +167,7 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
         before, cancelled = _first(request, as_root)
         if cancelled or of_beginning(before).problems:
             tell("the command was not started")
-            return _Done(_CANCELLED if cancelled else _FAILED, before)
+            return _Done(_CANCELLED if cancelled else FAILED, before)
         _details("before the command", before)
         run = Run(before, notice=tell)
         code, cut_short = _run_command.guarded(command, run, TIMINGS)
@@ -173,9 +176,8 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
             run.after = _free_as_root(run.after.request, run.end())
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))
-    if code == 0 and run.conclusion().problems:
-        return _Done(_FAILED, before, run)
-    return _Done(code, before, run)
+    why = run.conclusion().why(", and ") if code == 0 else ""
+    return _Done(FAILED if why else code, before, run, why)
 
 
 def _first(request: Request, as_root: bool) -> tuple[Report, bool]:  # noqa: FBT001
@@ -303,8 +305,8 @@ def _tell(log: _Log, done: _Done) -> None:
         _details("after the command", after)
     for line in render.as_annotations(before.request, end.shown, end.warnings, end.leaks):
         log.raw_line(line)
-    if run and end.problems and done.code == _FAILED:
-        tell(f"the command has succeeded, but {', and '.join(p.what for p in end.problems)}")
+    if done.why:
+        tell(f"the command has succeeded, but {done.why}")
     if end.shown or end.leaks or end.warnings or not before.ok or before.freed:
         _append("GITHUB_STEP_SUMMARY", render.as_markdown(before, after, end.leaks))
     reports = [report for report in (before, after) if report is not None]

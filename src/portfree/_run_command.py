@@ -108,10 +108,9 @@ def _main(words: Sequence[str], timings: Timings) -> int:
         if found.problems:
             show.outcomes(request, (outcome for outcome in found.shown if outcome.ok))
             show.json(before, code=FAILED)
-            why = "; ".join(problem.what for problem in found.problems)
-            raise PortfreeError(f"the command was not started: {why}")
+            raise PortfreeError(f"the command was not started: {found.why()}")
         show.outcomes(request, found.shown)
-        for line in found.notes:
+        for line in (*found.notes, *found.warnings):
             _complain(line)
         run = Run(before, notice=_complain)
         try:
@@ -190,7 +189,7 @@ class Show:
         for line in found.warnings:
             _complain(line)
         if code == 0 and found.problems:
-            why = ", and ".join(problem.what for problem in found.problems)
+            why = found.why(", and ")
             _complain(f"the command has succeeded, but {why}: exit code {FAILED}")
             return FAILED
         return code

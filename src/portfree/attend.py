@@ -93,6 +93,7 @@ class CannotRunError(PortfreeError):
 
 def _is_on_path(command: str) -> bool:
     """Whether there is such a file; a folder that may not be read has execvp(3) say EACCES."""
+    # os.path takes a folder that may not be read for one without, where Path raises.
     if os.path.dirname(command):  # noqa: PTH120
         return True
     return any(os.path.lexists(os.path.join(folder, command)) for folder in os.get_exec_path())  # noqa: PTH118

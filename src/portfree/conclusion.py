@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from portfree.advice import Surface, key
 from portfree.ports import Port
 from portfree.render import doubt, leak_line, summary
 from portfree.report import HolderReport, Leak, Outcome, Report
@@ -35,6 +36,17 @@ class Conclusion(NamedTuple):
     problems: tuple[Problem, ...] = ()
     leaks: tuple[Leak, ...] = ()
     """All that was left behind, with what the run's own process holds of the guarded ports."""
+
+    def why(self, joint: str = "; ") -> str:
+        """Why the run must not end green; empty if it may."""
+        return joint.join(problem.what for problem in self.problems)
+
+    def failure(self, surface: Surface) -> str:
+        """The same, with the settings that say so, as that surface spells them."""
+        return "; ".join(
+            f"{problem.what}, and {key(surface, problem.setting)} is fail"
+            for problem in self.problems
+        )
 
 
 def of_beginning(before: Report, *, pid: int | None = None) -> Conclusion:
@@ -73,11 +85,10 @@ def _unknown(before: Report, trouble: str) -> Conclusion:
 
 
 def _beginning(before: Report, pid: int) -> Conclusion:
-    told = [outcome for outcome in before.outcomes if outcome.status != "free" or outcome.notes]
+    told = _told(before)
     own = [outcome for outcome in told if is_own(outcome, pid)]
-    busy = [outcome for outcome in told if not outcome.ok and outcome not in own]
-    if before.request.on_busy != "fail":
-        busy = []
+    strict = before.request.on_busy == "fail"
+    busy = [outcome for outcome in told if strict and not outcome.ok and outcome not in own]
     return Conclusion(
         shown=tuple(outcome for outcome in told if outcome not in own),
         notes=tuple(map(_in_use_already, own)),
@@ -90,13 +101,8 @@ def _end(
 ) -> Conclusion:
     request = before.request
     known = {outcome.port: outcome for outcome in before.outcomes}
-    outcomes = [
-        outcome
-        for outcome in (after.outcomes if after else ())
-        if outcome.status != "free" or outcome.notes
-    ]
     # What the process held before the run began it holds on purpose.
-    outcomes = [each for each in outcomes if not (is_own(each, pid) and _is_same(each, known))]
+    outcomes = [each for each in _told(after) if not (is_own(each, pid) and _is_same(each, known))]
     own = [leak for outcome in outcomes for leak in _held_by(pid, outcome)]
     left = (*leaks, *own)
     # What an ancestor has opened meanwhile is the work of who runs us.
@@ -125,6 +131,12 @@ def _end(
         problems=(*problems, *unknown.problems),
         leaks=left,
     )
+
+
+def _told(report: Report | None) -> list[Outcome]:
+    """The outcomes that there is something to say of."""
+    outcomes = report.outcomes if report else ()
+    return [outcome for outcome in outcomes if outcome.status != "free" or outcome.notes]
 
 
 def doubtful(before: Report, pid: int) -> list[Outcome]:

@@ -202,7 +202,7 @@ class Run:
             return PortsLeakedError("; ".join(map(leak_line, end.leaks)), end.leaks)
         if "on_busy" in failed and self.after is not None and not self.after.ok:
             return busy_error(self.after)
-        return PortfreeError("; ".join(problem.what for problem in end.problems))
+        return PortfreeError(end.why())
 
     @property
     def doubtful(self) -> tuple[Outcome, ...]:
@@ -225,9 +225,11 @@ def _nox_is_too_old() -> str:
     """Why leaks cannot be found: an old nox makes the environment of its commands before a run
     begins, so that they do not get the run's id. Empty if they can.
     """
+    if "nox.sessions" not in sys.modules:
+        return ""
+    # The script nox, nox/__main__.py or, on Windows, nox.exe/__main__.py.
     main = PurePath(getattr(sys.modules["__main__"], "__file__", None) or "")
-    # On Windows it is nox.exe\\__main__.py.
-    if "nox.sessions" not in sys.modules or "nox" not in (main.stem, main.parent.stem):
+    if "nox" not in (main.stem, main.parent.stem):
         return ""
     from importlib.metadata import version
 

@@ -48,8 +48,7 @@ class SessionRun:
             if found.problems:
                 freed = tuple(outcome for outcome in found.shown if outcome.ok)
                 self._beginning = found._replace(shown=freed, notes=())
-                why = "; ".join(problem.what for problem in found.problems)
-                return f"no test was started, for free_ports_on_busy is fail, and {why}"
+                return f"no test was started, for free_ports_on_busy is fail, and {found.why()}"
             run.open()
         except Exception as error:  # noqa: BLE001 - what goes wrong in here must turn no run red
             why = str(error) if isinstance(error, PortfreeError) else repr(error)
@@ -74,10 +73,7 @@ class SessionRun:
             self._trouble.append("interrupted: the ports may not have been freed after the tests")
             return
         self._end = run.conclusion()
-        self.failure = "; ".join(
-            f"{problem.what}, and free_ports_{problem.setting} is fail"
-            for problem in self._end.problems
-        )
+        self.failure = self._end.failure("pytest")
 
     def headline(self) -> str:
         """One line: which ports, and what was found; the summary tells more."""

@@ -80,7 +80,7 @@ def tox_before_run_commands(tox_env: ToxEnv) -> None:
         problem = _begin(tox_env, request) if request else ""
     except Fail:
         raise
-    except Exception as failure:  # noqa: BLE001
+    except Exception as failure:  # noqa: BLE001 - red only where that was asked for
         problem = _failed(tox_env, failure, request)
     if problem:
         _let_go(tox_env)  # before tox 4.0.7 nothing comes after this
@@ -190,7 +190,7 @@ def _begin(tox_env: ToxEnv, request: Request) -> str:
     _tell(tox_env, found, but=refused)
     if not refused:
         _open(tox_env, before)
-    return "; ".join(problem.what for problem in found.problems)
+    return found.why()
 
 
 def _open(tox_env: ToxEnv, before: Report) -> None:
@@ -212,11 +212,8 @@ def _end(tox_env: ToxEnv) -> str:
         run.close()
         found = run.conclusion()
         _tell(tox_env, found)
-        return "; ".join(
-            f"{problem.what}, and free_ports_{problem.setting} is fail"
-            for problem in found.problems
-        )
-    except Exception as failure:  # noqa: BLE001
+        return found.failure("tox")
+    except Exception as failure:  # noqa: BLE001 - as above
         return _failed(tox_env, failure, run.before.request if run else None)
     finally:
         _let_go(tox_env)
@@ -236,7 +233,7 @@ def _failed(tox_env: ToxEnv, failure: Exception, request: Request | None) -> str
     trouble = f"the ports could not be looked after: {failure!r}"
     if request is not None and request.strict:
         return trouble
-    with suppress(Exception):
+    with suppress(Exception):  # what cannot be said turns nothing red
         _warn(tox_env, trouble)
     return ""
 

@@ -99,4 +99,4 @@ if [ ! -d "$home" ]; then
   echo "portfree: installed in $SECONDS s"
 fi
 
-exec "$(python_in "$home")" -I -m portfree._action
+exec "$(python_in "$home")" -I -m portfree._cli.action

@@ -178,7 +178,7 @@ def hooks(place: Place) -> list[Section]:
     ports = f'free_ports = ["{place.free}"]\n'
     quiet = _project(place.project / "quiet", ports + 'free_ports_leaks = "ignore"\n')
     guarded = _project(place.project / "guarded", ports)
-    modules = "pytest_session, portfree._free, portfree.guard, portfree.system.linux"
+    modules = "pytest_session, portfree.api, portfree.run, portfree._system.linux"
     loaded = _project(place.project / "loaded", "", conftest=f"import portfree.{modules}\n")
     without = [str(place.tools.without_portfree / "pytest"), "-q"]
     pytest = [str(place.tools.with_portfree / "pytest"), "-q"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from figures import PROPERTY, Figures, table
-from stage import Stage
+from helpers.figures import PROPERTY, Figures, table
+from helpers.processes import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,9 @@ import psutil
 import pyperf
 
 from portfree import free_ports
-from portfree.ports import parse_ports
-from portfree.pytest_session import SessionRun
-from portfree.report import Leaks, Request
+from portfree._core.ports import parse_ports
+from portfree._plugins.pytest_guard import SessionRun
+from portfree.model import Leaks, Request
 
 # What free_ports() says of a held port goes nowhere, as with a log level above it.
 logging.getLogger("portfree").setLevel(logging.CRITICAL)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from portfree._free import free_ports
+    from portfree._core.ports import Port
+    from portfree.api import free_ports
     from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError, PortSpecError
-    from portfree.ports import Port
-    from portfree.report import HolderReport, Note, Outcome, Report, Verdict
+    from portfree.model import HolderReport, Note, Outcome, Report, Verdict
 
 __all__ = [
     "HolderReport",
@@ -26,17 +26,17 @@ __all__ = [
 # Loaded when first asked for: the pytest plugin imports this package in every session on the
 # machine, also in those that never free a port.
 _HOMES = {
-    "free_ports": "_free",
+    "free_ports": "api",
     "PortfreeError": "errors",
     "PortSpecError": "errors",
     "PortsBusyError": "errors",
     "PortsLeakedError": "errors",
-    "Port": "ports",
-    "HolderReport": "report",
-    "Note": "report",
-    "Outcome": "report",
-    "Report": "report",
-    "Verdict": "report",
+    "Port": "_core.ports",
+    "HolderReport": "model",
+    "Note": "model",
+    "Outcome": "model",
+    "Report": "model",
+    "Verdict": "model",
 }
 
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from portfree.cli import main
+from portfree._cli.main import main
 
 sys.exit(main())

@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from portfree.advice import Surface, key
-from portfree.ports import Port
-from portfree.render import doubt, leak_line, summary
-from portfree.report import HolderReport, Leak, Outcome, Report
+from portfree._core.advice import Surface, key
+from portfree._core.ports import Port
+from portfree._output.text import doubt, leak_line, summary
+from portfree.model import HolderReport, Leak, Outcome, Report
 
 
 class Problem(NamedTuple):
@@ -75,7 +75,7 @@ def of_end(
 
 def _unknown(before: Report, trouble: str) -> Conclusion:
     """Where portfree itself has failed: red if the run was not to be green without what it does."""
-    from portfree.text import safe  # its patterns take a while to compile
+    from portfree._core.redact import safe  # its patterns take a while to compile
 
     request, trouble = before.request, safe(trouble)
     problems: list[Problem] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from portfree.report import Leak, Report
+    from portfree.model import Leak, Report
 
 
 class PortfreeError(Exception):

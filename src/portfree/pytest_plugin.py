@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
 
-    from portfree.config import Settings
-    from portfree.ports import Port
-    from portfree.pytest_hosts import Hosts, Worker
-    from portfree.pytest_session import SessionRun
-    from portfree.report import Request
+    from portfree._core.ports import Port
+    from portfree._core.pyproject import Settings
+    from portfree._plugins.pytest_guard import SessionRun
+    from portfree._plugins.xdist_hosts import Hosts, Worker
+    from portfree.model import Request
 
 # With these pytest starts a session, but no test, nor a fixture that could start a server.
 _ONLY_LOOKS = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan", "cacheshow")
@@ -195,7 +195,7 @@ def _configured(config: pytest.Config) -> _Guard | None:
 
 
 def _request(config: pytest.Config, ports: tuple[Port, ...], table: Settings | None) -> Request:
-    from portfree import settings
+    from portfree._core import settings
 
     names = ("scope", "grace", "wait", "on_busy", "leaks")
     given = {name: _ini(config, f"free_ports_{name}") for name in names}
@@ -213,7 +213,7 @@ def _request(config: pytest.Config, ports: tuple[Port, ...], table: Settings | N
 
 
 def _ports(config: pytest.Config) -> tuple[Port, ...]:
-    from portfree.ports import parse_ports
+    from portfree._core.ports import parse_ports
 
     if words := config.getoption("free_ports"):
         with _named("--free-ports"):
@@ -254,7 +254,7 @@ def _has_table(config: pytest.Config) -> bool:
     for folder in (config.rootpath, *config.rootpath.parents):
         try:
             content = (folder / "pyproject.toml").read_bytes()
-            # As portfree.config asks, which is not to be loaded for that.
+            # As portfree._core.pyproject asks, which is not to be loaded for that.
             if b"tool.portfree" in content or (b"[tool]" in content and b"portfree" in content):
                 return True
         except OSError:  # there is none, mostly
@@ -265,7 +265,7 @@ def _has_table(config: pytest.Config) -> bool:
 
 
 def _load(config: pytest.Config) -> Settings | None:
-    from portfree.config import load
+    from portfree._core.pyproject import load
 
     return load(config.rootpath)
 
@@ -313,7 +313,7 @@ class _Guard:
     def before(self) -> None:
         """Free the ports and open a run; `pytest.UsageError` if that failed and must not."""
         if self._request is not None:
-            from portfree.pytest_session import SessionRun
+            from portfree._plugins.pytest_guard import SessionRun
 
             self._run = SessionRun(self._request, self._notice)
             self._refuse(self._run.before())
@@ -324,7 +324,7 @@ class _Guard:
         child = spec.popen and not spec.python and not spec.via  # as with -n: it is where we are
         if self._request is not None and not child:
             if self._hosts is None:
-                from portfree.pytest_hosts import Hosts
+                from portfree._plugins.xdist_hosts import Hosts
 
                 self._hosts = Hosts(self._request, self._run.id if self._run else "")
             self._refuse(self._hosts.welcome(node))
@@ -378,14 +378,14 @@ class _Guard:
 
     def tell_the_rest(self) -> None:
         """Say the same on stderr, where pytest has printed no summary."""
-        from portfree._free import tell
+        from portfree.api import tell
 
         for line, _ in self.take_lines():
             tell(line)
 
     def _notice(self, line: str) -> None:
         """Say something while it happens, also in the middle of a line of dots."""
-        from portfree._free import tell
+        from portfree.api import tell
 
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:

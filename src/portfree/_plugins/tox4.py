@@ -18,14 +18,14 @@ from tox.plugin import impl
 from tox.report import HandledError
 from tox.tox_env.errors import Fail
 
-from portfree import settings
-from portfree._free import free
+from portfree._core import settings
+from portfree._core.ports import parse_ports
+from portfree._core.run_id import RUN_ID
+from portfree._output.text import summary
+from portfree.api import free
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
-from portfree.ports import parse_ports
-from portfree.render import summary
-from portfree.report import Report, Request
-from portfree.runs import RUN_ID
+from portfree.model import Report, Request
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from tox.session.state import State
     from tox.tox_env.api import ToxEnv
 
+    from portfree._core.ports import Port
     from portfree.conclusion import Conclusion
-    from portfree.guard import Run
-    from portfree.ports import Port
+    from portfree.run import Run
 
 _logger = logging.getLogger("portfree.tox")
 
@@ -194,7 +194,7 @@ def _begin(tox_env: ToxEnv, request: Request) -> str:
 
 
 def _open(tox_env: ToxEnv, before: Report) -> None:
-    from portfree.guard import Run  # not loaded where nobody has configured anything
+    from portfree.run import Run  # not loaded where nobody has configured anything
 
     outer = {RUN_ID: os.environ[RUN_ID]} if RUN_ID in os.environ else {}
     run = Run(before, environ=outer, notice=lambda line: _note(tox_env, line))

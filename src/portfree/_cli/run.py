@@ -1,0 +1,254 @@
+"""``portfree run``: frees ports, runs a command, and frees them again when it has ended.
+
+The command gets our stdin, stdout and stderr, our signal mask and our terminal, as if nobody stood
+between it and the shell (`attend`). We outlive it: whatever ends it, and whoever asks us to end,
+the ports are freed before we do. Our exit code is that of the command, unless that is 0 and what we
+find afterwards is no success: a port that is busy, or leaks.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from portfree._cli.child import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
+from portfree._cli.main import (
+    _complain,
+    _in_color,
+    _Options,
+    _options_parser,
+    _print,
+    _read,
+    _request,
+    _write_error,
+)
+from portfree.api import free
+from portfree.conclusion import of_beginning
+from portfree.errors import PortfreeError
+from portfree.model import Report
+from portfree.run import Run
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from portfree.model import Leaks, Outcome, Request
+
+# The exit codes that are not the command's: the first one as timeout(1) has it.
+FAILED, _INTERRUPTED = 125, 130
+
+_HELP = "Free ports, run a command, and free them again, whatever ends the command."
+
+_MORE_HELP = """\
+Without ports, those of [tool.portfree] in the nearest pyproject.toml, with the settings of that
+table. Before the command --scope says whom to stop; after it, what the command has left behind, and
+orphans, are stopped.
+
+exit codes:
+  the command's own, or 128 + n if signal n has ended it
+  125  portfree itself failed: a bad option, or a port that is busy before the command; or the
+       command has succeeded, but a port is busy after it, or it has leaks, with --leaks fail
+  126  the command cannot be run
+  127  the command was not found
+  130  interrupted before the command was started
+
+examples:
+  portfree run 8000 -- pytest -x
+  portfree run 8000 8125/udp --leaks fail -- npm test
+  portfree run -- pytest           the ports of [tool.portfree]
+"""
+
+
+# What `portfree` has and `portfree run` has not.
+_ELSEWHERE = {
+    "--dry-run": "to look first, write portfree --dry-run PORT",
+    "--json": "--report FILE writes that",
+    "--sudo": "to free the ports as root first, write portfree --sudo PORT",
+    "--version": "write portfree --version",
+}
+
+
+class _RunOptions(_Options):
+    """What the command line says, up to ``--``."""
+
+    leaks: Leaks | None = None
+    report: str | None = None
+
+
+def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
+    """Run ``portfree run`` with these words and return its exit code."""
+    try:
+        return _main(words, timings)
+    except PortfreeError as error:
+        _complain(str(error))
+        return error.code if isinstance(error, CannotRunError) else FAILED
+    except KeyboardInterrupt:
+        _complain("interrupted; what holds the ports now: portfree --dry-run PORT")
+        return _INTERRUPTED
+
+
+def _main(words: Sequence[str], timings: Timings) -> int:
+    end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        if hint := _ELSEWHERE.get(word):
+            raise PortfreeError(f"portfree run has no {word}: {hint}")
+    options = _read(words[:end], _RunOptions(), _parser)
+    command = words[end + 1 :]
+    if options.help:
+        return _print(_parser().format_help().rstrip())
+    if not any(command[:1]):
+        raise PortfreeError("no command: give it after --, as in portfree run 8000 -- pytest")
+    request = _request(options)
+    with _open(options.report) as file:
+        show = Show(quiet=options.quiet, file=file)
+        before = free(request, notice=_complain)
+        found = of_beginning(before)
+        if found.problems:
+            show.outcomes(request, (outcome for outcome in found.shown if outcome.ok))
+            show.json(before, code=FAILED)
+            raise PortfreeError(f"the command was not started: {found.why()}")
+        show.outcomes(request, found.shown)
+        for line in (*found.notes, *found.warnings):
+            _complain(line)
+        run = Run(before, notice=_complain)
+        try:
+            code = show.end(run, *guarded(command, run, timings))
+        except CannotRunError as error:
+            show.json(before, run, code=error.code)
+            raise
+        show.json(before, run, code=code)
+        return code
+
+
+def _parser() -> ArgumentParser:
+    parser = _options_parser(
+        "portfree run",
+        _HELP,
+        _MORE_HELP,
+        busy="a port that stays busy: fail (before the command: do not start it; after it: exit "
+        "with 125 if it has succeeded; the default) or warn",
+    )
+    parser.usage = "portfree run [PORT ...] [options] -- COMMAND ..."
+    add = parser.add_argument
+    add(
+        "--leaks",
+        metavar="WHAT",
+        help="servers that the command leaves on other ports: ignore, warn (the default), stop, or "
+        "fail (stop them, and exit with 125 if the command has succeeded)",
+    )
+    add("--report", metavar="FILE", help="write what was done to this file, as JSON")
+    add("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
+    add("-h", "--help", action="store_true", help="print this")
+    return parser
+
+
+def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
+    """Run the command and free the ports again; its exit code, and whether that was cut short."""
+    with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
+        run.open()
+        try:
+            ended = attend(command, interrupts, _complain, timings)
+        except CannotRunError:
+            run.close()
+            raise
+        try:
+            with interrupts.heard():
+                run.close(grace=timings.grace if ended.hurried else None)
+        except KeyboardInterrupt:
+            return ended.code or _INTERRUPTED, True
+        return ended.code, False
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+class Show:
+    """Says what was done: on stderr, since stdout is the command's, and as JSON in a file."""
+
+    def __init__(self, *, quiet: bool, file: TextIO | None) -> None:
+        self._quiet = quiet
+        self._file = file
+
+    def outcomes(self, request: Request, outcomes: Iterable[Outcome]) -> None:
+        """Which ports were held."""
+        from portfree._output import text as render
+
+        told = [each for each in outcomes if not (self._quiet and each.ok)]
+        if told:
+            report = Report(request, tuple(told))
+            _write_error(render.as_text(report, color=_in_color(sys.stderr)))
+
+    def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
+        """What the end of the run has found; returns our exit code."""
+        if cut_short:
+            _complain(f"the cleanup was cut short: {_left(run.before.request)}")
+        found = run.conclusion()
+        self.outcomes(run.before.request, found.shown)
+        for line in found.warnings:
+            _complain(line)
+        if code == 0 and found.problems:
+            why = found.why(", and ")
+            _complain(f"the command has succeeded, but {why}: exit code {FAILED}")
+            return FAILED
+        return code
+
+    def json(self, before: Report, run: Run | None = None, *, code: int) -> None:
+        """The same for programs, if they want it."""
+        if self._file is None:
+            return
+        import json
+
+        from portfree._output import text as render
+
+        after = run.after if run else None
+        content = {
+            "version": 1,
+            "ok": before.ok and (after is None or after.ok),
+            "exit_code": code,
+            "before": render.as_object(before),
+            "after": None if after is None else render.as_object(after),
+            "leaks": [render.leak_as_object(leak) for leak in run.leaks] if run else [],
+        }
+        try:
+            json.dump(content, self._file, indent=2)
+            self._file.flush()
+        except OSError as error:  # the command has run, and its exit code is what counts
+            _complain(f"the report could not be written: {error.strerror}")
+
+
+def _left(request: Request) -> str:
+    """Who has the ports now."""
+    look = free(request._replace(dry_run=True, wait=0.0))
+    held = [
+        f"{outcome.port} is held by {holder.command} (pid {holder.pid})"
+        for outcome in look.outcomes
+        for holder in outcome.holders
+        if holder.root
+    ]
+    return "; ".join(held) or "the ports are free, though"
+
+
+@contextmanager
+def _open(path: str | None) -> Iterator[TextIO | None]:
+    """The file for the report, opened before anything is done: a slip shows at once."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = open(path, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    except OSError as error:
+        raise PortfreeError(f"--report {path}: {error.strerror}") from error
+    try:
+        yield file
+    finally:
+        empty = False
+        with suppress(OSError):  # what could not be written was told
+            empty = file.tell() == 0
+        with suppress(OSError):
+            file.close()
+        # Where nothing was done there is nothing to tell, and no file is better than an empty one.
+        where = Path(path)
+        if empty and where.is_file() and not where.is_symlink():
+            where.unlink()

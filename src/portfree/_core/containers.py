@@ -1,0 +1,101 @@
+"""Which container is behind a published port, or around a process, asked of its engine.
+
+A container engine opens the port on the host and passes on what comes in: the process that holds it
+has nothing to tell but the port. Docker and Podman know the rest, through the same command line.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from portfree._core import programs
+from portfree._core.ports import Port
+from portfree._system.interface import Process
+
+# Engines that are stuck must not hold up a test run, however many ports they publish; asked
+# locally, one answers in some 50 ms.
+_PATIENCE = 1.0
+
+_COMPOSE = '{{.Label "com.docker.compose.project"}}'
+_FORMAT = f"{{{{.Names}}}}\t{{{{.Image}}}}\t{_COMPOSE}\t{{{{.Ports}}}}"
+
+_ID = re.compile("[0-9a-f]{64}")
+
+
+class _Container(NamedTuple):
+    """One line of an answer."""
+
+    name: str
+    image: str = ""
+    project: str = ""
+    ports: str = ""
+    """What it publishes: ``127.0.0.1:8000->80/tcp, [::1]:8000->80/tcp``."""
+
+    def __str__(self) -> str:
+        of_project = f", compose project {self.project}" if self.project else ""
+        return f"{self.name} (image {self.image}{of_project})"
+
+    def publishes(self, address: str, port: Port) -> bool:
+        # An IPv6 address stands in brackets or, in older versions, as it is.
+        starts = (f"{address}:{port.number}->", f"[{address}]:{port.number}->")
+        published = self.ports.split(", ")
+        return any(
+            each.startswith(starts) and each.endswith(f"/{port.protocol}") for each in published
+        )
+
+
+class Engines:
+    """Asks each question once, and all of them together for no more than a second."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, str], Sequence[_Container] | None] = {}
+        self._left = _PATIENCE
+
+    def container_behind(self, process: Process, port: Port) -> str | None:
+        """The container's name, image and compose project; empty if no engine can tell, and None
+        if the one that published the port knows no such container.
+        """
+        if programs.is_container_engine(process):
+            engine = "podman" if programs.is_podman(process) else "docker"
+            answer = self._ask(engine, f"publish={port}")
+            if answer is not None and not answer:
+                return None
+            found = answer or ()
+        elif process.container and _ID.fullmatch(process.container):
+            which = f"id={process.container}"
+            found = self._ask("docker", which) or self._ask("podman", which) or ()
+        else:
+            return ""
+        if len(found) > 1:  # each of them has the port on an address of its own
+            address, _ = programs.published(process) or ("", "")
+            found = [container for container in found if container.publishes(address, port)]
+        return str(found[0]) if len(found) == 1 else ""
+
+    def _ask(self, engine: str, which: str) -> Sequence[_Container] | None:
+        """The containers that match; None if the engine does not say."""
+        if (engine, which) not in self._answers:
+            if self._left <= 0:
+                return None
+            started = time.monotonic()
+            self._answers[engine, which] = _ask(engine, which, self._left)
+            self._left -= time.monotonic() - started
+        return self._answers[engine, which]
+
+
+def _ask(engine: str, which: str, patience: float) -> Sequence[_Container] | None:
+    import subprocess  # hardly any held port is a container's, and this loads threads and selectors
+
+    command = [engine, "ps", "--no-trunc", "--filter", which, "--format", _FORMAT]
+    try:
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return None
+    if answer.returncode != 0:
+        return None
+    lines = filter(str.strip, answer.stdout.splitlines())
+    return [_Container(*line.split("\t")[:4]) for line in lines]

@@ -1,0 +1,103 @@
+"""Who asks for a port, and what else goes on: all that the rules know besides the holder. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from portfree._core import programs
+from portfree._core.ancestry import Holder, same
+from portfree._core.ports import Port
+from portfree._system.interface import NOTHING, SUDO_UID, XDIST_WORKER, Process
+from portfree.model import Scope
+
+Phase = Literal["call", "before", "after"]
+"""When portfree acts: because somebody called it, or as a hook, before or after a run."""
+
+
+class Neighbour(NamedTuple):
+    """A live process that may have started a holder: a test runner, a CI agent, a process that
+    carries a CI job's id, or one with the command line of a holder that was forked. Neither the
+    caller nor one of its ancestors.
+    """
+
+    process: Process
+    lineage: tuple[Process, ...] = ()
+    project: str | None = None
+
+
+class Context(NamedTuple):
+    """Who asks, and what else is going on: all that the rules know besides the holder."""
+
+    caller: Process
+    lineage: tuple[Process, ...] = ()
+    """The caller's ancestors, parent first."""
+    platform: str = "linux"
+    """`sys.platform`."""
+    scope: Scope = "orphans"
+    phase: Phase = "call"
+    owners: frozenset[int | str] = frozenset()
+    """The user that counts as us: our own, or under sudo the one who called it."""
+    privileged: bool = False
+    """Whether the kernel lets us signal everybody."""
+    time: float = 0.0
+    """The time of day, in seconds since the epoch."""
+    home: str = ""
+    project: str | None = None
+    """The project we work in: the repository above the working directory or, without one, the
+    nearest folder with a pyproject.toml; never the root or the home directory, which would make
+    everything ours."""
+    run: tuple[str, ...] = ()
+    """The elements of the run id that we live in."""
+    ending: str | None = None
+    """The element of the run that is being ended."""
+    began: float | None = None
+    """When that run began, as `Process.start` tells it; None if what came up since is not its own
+    for sure: another run is open in this process."""
+    quiet: frozenset[Port] = frozenset()
+    """The ports that nobody held when it began."""
+    jobs: Mapping[str, str] = NOTHING
+    """The CI job ids that we carry."""
+    unit: str | None = None
+    """The service that we run in."""
+    neighbours: tuple[Neighbour, ...] = ()
+    main_service: frozenset[int] = frozenset()
+    """The pids of our container's main service, if we entered it from outside."""
+
+    @property
+    def ours(self) -> tuple[Process, ...]:
+        """The caller and its ancestors."""
+        return (self.caller, *self.lineage)
+
+    def owns(self, holder: Holder) -> bool:
+        """Whether a holder belongs to us: under sudo, of what runs as root only what the same user
+        has started by sudo.
+        """
+        owner = holder.process.owner
+        by_sudo = owner is not None and owner == self.caller.owner
+        return owner in self.owners or (by_sudo and holder.mark(SUDO_UID) in map(str, self.owners))
+
+    def is_ours(self, process: Process) -> bool:
+        return any(same(process, own) for own in self.ours)
+
+    @property
+    def surrounded_here(self) -> bool:
+        """Whether the run that ends or begins lies within another one of the same process."""
+        return any(element.split(".")[0] == str(self.caller.pid) for element in self.run)
+
+    @property
+    def xdist_controller(self) -> Process | None:
+        """In a worker of pytest-xdist, the process that started it and its siblings."""
+        if XDIST_WORKER not in self.caller.marks:
+            return None
+        return next((p for p in self.lineage if programs.is_test_runner(p)), None)
+
+    def path(self, path: str | None) -> str:
+        """A directory as messages name it."""
+        if path is None:
+            return "a directory that cannot be read"
+        if self.home and (
+            path == self.home or path.startswith((f"{self.home}/", f"{self.home}\\"))
+        ):
+            return "~" + path[len(self.home) :]
+        return path

@@ -1,0 +1,142 @@
+"""The one way in: what a surface was given, merged with ``[tool.portfree]``, and checked once.
+
+Every surface refuses the same values in the same words, and names a setting as it spells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from portfree._core.advice import Surface, key
+from portfree._core.ports import Port
+from portfree.errors import PortfreeError, PortSpecError, shown
+from portfree.model import LEAKS, ON_BUSY, SCOPES, Leaks, OnBusy, Request, Scope
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from portfree._core.pyproject import Settings
+
+_T = TypeVar("_T", bound=str)
+
+# poll(2) counts its timeout in milliseconds and in 32 bits, which is some 24 days. A day leaves
+# room for the sum of several waits, and nobody who means seconds needs more.
+LONGEST = 86_400.0
+
+# How one gives ports there.
+_EXAMPLES: dict[Surface, str] = {
+    "library": "free_ports(8000)",
+    "command": "portfree 8000",
+    "pytest": "free_ports = 8000",
+    "tox": "free_ports = 8000",
+    "action": "with: ports: 8000",
+}
+
+
+def request(
+    surface: Surface,
+    ports: tuple[Port, ...],
+    given: Mapping[str, object],
+    table: Settings | None = None,
+    *,
+    name: Callable[[str], str] | None = None,
+    **defaults: object,
+) -> Request:
+    """What is asked for: as it was given there, else as the table has it, else by default.
+
+    *given*: values by their names in Python; None says nothing. *name*: how that surface spells
+    such a name, for messages. *defaults*: where they differ from those of `Request`.
+
+    Raises `PortSpecError` if nobody has named a port, and `PortfreeError` for a bad value.
+    """
+    name = name or partial(key, surface)
+    ports = ports or (table.ports if table else ())
+    if not ports:
+        raise PortSpecError(
+            f"no ports{_why_none(table)}: give them, {_EXAMPLES[surface]}, or list them in "
+            "pyproject.toml: [tool.portfree] ports = [8000]"
+        )
+    found: dict[str, Any] = {"ports": ports, "surface": surface}
+    for setting, check in _CHECKS.items():
+        value = given.get(setting)
+        if value is None and table is not None:
+            value = getattr(table, setting, None)
+        if value is None:
+            value = defaults.get(setting)
+        if value is not None:
+            found[setting] = check(value, name(setting))
+    return Request(**found)
+
+
+def _why_none(table: Settings | None) -> str:
+    return "" if table is None else f" in [tool.portfree] of {table.path}"
+
+
+def scope(value: object, name: str = "scope") -> Scope:
+    """Whom portfree may stop: one of `SCOPES`; else `PortfreeError`."""
+    return _one_of(SCOPES, value, name)
+
+
+def on_busy(value: object, name: str = "on_busy") -> OnBusy:
+    """What a port that stays busy means: one of `ON_BUSY`; else `PortfreeError`."""
+    return _one_of(ON_BUSY, value, name)
+
+
+def leaks(value: object, name: str = "leaks") -> Leaks:
+    """What a run does about servers that it leaves on other ports; else `PortfreeError`."""
+    return _one_of(LEAKS, value, name)
+
+
+def seconds(value: object, name: str) -> float:
+    """A time in seconds, an int or a float from 0 to `LONGEST`; else `PortfreeError`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PortfreeError(f"{name} is {shown(value)}: give a number of seconds, such as 3 or 0.5")
+    if not 0 <= value <= LONGEST:  # false for NaN too
+        raise PortfreeError(
+            f"{name} is {shown(value)}: give seconds from 0 to {LONGEST:.0f} (one day)"
+        )
+    return float(value)
+
+
+def flag(value: object, name: str) -> bool:
+    """True or False, and nothing that only counts as one of them; else `PortfreeError`."""
+    if isinstance(value, bool):
+        return value
+    raise PortfreeError(f"{name} is {shown(value)}: give True or False")
+
+
+def number(text: Any) -> Any:  # noqa: ANN401 - None says nothing, and what is no number stays
+    """What a text says, if that is a number; else the text, for `seconds` to refuse."""
+    try:
+        return float(text) if isinstance(text, str) else text
+    except ValueError:
+        return text
+
+
+def _one_of(choices: tuple[_T, ...], value: object, name: str) -> _T:
+    for choice in choices:
+        if value == choice:
+            return choice
+    message = f"{name} is {shown(value)}: choose one of {', '.join(choices)}"
+    if isinstance(value, str):
+        # Imported here: difflib costs more than a whole call that finds its ports free.
+        from difflib import get_close_matches
+
+        close = get_close_matches(value.lower(), choices, n=1)
+        if close:
+            message += f" (did you mean {close[0]}?)"
+    raise PortfreeError(message)
+
+
+_CHECKS: dict[str, Callable[[object, str], object]] = {
+    "scope": scope,
+    "grace": seconds,
+    "wait": seconds,
+    "on_busy": on_busy,
+    "dry_run": flag,
+    "leaks": leaks,
+}
+
+NAMES = tuple(_CHECKS)
+"""The settings, by their names in Python."""

@@ -1,0 +1,263 @@
+"""Workers of pytest-xdist on other hosts: other machines, containers, network namespaces.
+
+The controller does it all, for it is the one who outlives every worker. When xdist sets up a
+worker, its host is asked who it is; on the first worker of a host that is not the controller's,
+one more gateway to it is opened, which runs no tests. The process at its other end (`serve`) frees
+the ports of that host, opens a run there, and ends it when the controller says so, or is gone.
+xdist sets up one worker after the other, so no worker of the host starts before its ports are free,
+none has to wait for another, and one that crashes takes no run with it.
+
+That process is also the controller in the run id that the workers of the host pass on, so that the
+end of the run knows what they have started, and other runs on that host know that it is in use.
+Where the workers were started with the environment of this machine (network namespaces), the id is
+an element below that of our own run; on another machine it stands alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from portfree._core.ports import parse_ports
+from portfree._core.redact import safe
+from portfree._core.run_id import RUN_ID
+from portfree._core.stop import longest
+from portfree._plugins import host_probe as host_module
+from portfree._plugins.pytest_guard import Line, SessionRun
+from portfree.api import tell
+from portfree.model import Request
+
+if TYPE_CHECKING:
+    import execnet
+    import pytest
+
+# Seconds for what takes no time: a slow machine, or a slow network, at the other end.
+_MARGIN = 30.0
+
+_SERVE = """
+import os, sys
+path, settings = channel.receive()
+if path is None:
+    sys.path.append(os.getcwd())
+else:
+    sys.path[:] = path
+try:
+    from portfree._plugins.xdist_hosts import serve
+except Exception as error:
+    channel.send(str(error))
+else:
+    serve(channel, settings)
+"""
+
+
+class Worker(Protocol):
+    """What we need of xdist's `WorkerController`, which has no types."""
+
+    @property
+    def config(self) -> pytest.Config: ...
+
+    @property
+    def gateway(self) -> execnet.Gateway: ...
+
+
+class Hosts:
+    """The other hosts of a session, as its controller sees them."""
+
+    def __init__(self, request: Request, run_id: str) -> None:
+        """*run_id*: that of our own run."""
+        self._request = request
+        self._run_id = run_id
+        self._here = host_module.identity()
+        self._hosts: dict[tuple[str, str], _Host] = {}
+        self._trouble: list[str] = []
+
+    def welcome(self, node: Worker) -> str:
+        """See to it that the ports of a new worker's host are free before it starts.
+
+        Returns why no test may be started; empty if it may.
+        """
+        worker = node.gateway.id
+        try:
+            channel, there = _ask(node.gateway)
+        except Exception as error:  # noqa: BLE001 - what goes wrong in here must turn no run red
+            trouble = f"the host of worker {worker} could not be told: {_why(error)}"
+            if self._request.strict:
+                return trouble
+            self._trouble.append(trouble)
+            return ""
+        refusal = ""
+        # On our own host it may be all the same nobody that inherited our id: ssh to localhost.
+        environ = {RUN_ID: self._run_id} if self._run_id else {}
+        if there[:2] != self._here[:2]:
+            host = self._hosts.get(there[:2])
+            if host is None:
+                host = self._hosts[there[:2]] = _Host(self._name(there), self._request)
+                if refused := host.open(node):
+                    refusal = f"host {host.name}: {refused}"
+            environ = host.environ
+        try:
+            channel.send(environ)
+            channel.waitclose(_MARGIN)
+        except Exception as error:  # noqa: BLE001
+            self._trouble.append(f"worker {worker} could not be told its run: {_why(error)}")
+        return refusal
+
+    def _name(self, there: tuple[str, str, str, str]) -> str:
+        machine, _, name, namespace = there
+        if machine == self._here[0]:
+            name = f"{name} (network namespace {namespace})"
+        return safe(name)
+
+    def end(self) -> None:
+        """Have the runs of all hosts ended, without waiting for that."""
+        for host in self._hosts.values():
+            host.end()
+
+    def wait(self) -> None:
+        """Wait until they have ended, and hear what there is to say."""
+        for host in self._hosts.values():
+            host.wait()
+
+    @property
+    def failure(self) -> str:
+        """Why the session must not end green; empty if it may."""
+        failed = (host for host in self._hosts.values() if host.failure)
+        return next((f"host {host.name}: {host.failure}" for host in failed), "")
+
+    def lines(self) -> Iterator[Line]:
+        """What was done where."""
+        for host in self._hosts.values():
+            for text, warning in host.lines:
+                yield f"host {host.name}: {text}", warning
+        for trouble in self._trouble:
+            yield trouble, True
+
+
+class _Host:
+    """One other host, and the gateway to the process that looks after it."""
+
+    def __init__(self, name: str, request: Request) -> None:
+        self.name = name
+        self.failure = ""
+        self.lines: list[Line] = []
+        self._request = request
+        self.environ: dict[str, str] = {}
+        """What has the servers of its workers carry the id of its run."""
+        self._group: execnet.Group | None = None
+        self._channel: execnet.Channel | None = None
+
+    def open(self, node: Worker) -> str:
+        """Free the ports there. Returns why no test may be started; empty if it may."""
+        request = self._request
+        spec = node.gateway.spec
+        if spec.socket:
+            return self._failed("a socket server takes one connection: its ports were not freed")
+        settings = {
+            **request._asdict(),
+            "ports": [str(port) for port in request.ports],
+            "name": self.name,
+        }
+        # The same that xdist does for its workers.
+        path = list(sys.path) if spec.popen else None
+        try:
+            self._channel = self._gateway(node).remote_exec(_SERVE)
+            self._channel.send((path, settings))
+            answer = self._channel.receive(request.wait + longest(request.grace) + _MARGIN)
+            if isinstance(answer, str):
+                trouble = (
+                    f"its ports were not freed, for portfree cannot be used there: {safe(answer)}"
+                )
+                return self._failed(trouble)
+            refusal, run_id, self.lines = answer
+        except Exception as error:  # noqa: BLE001
+            return self._failed(f"the ports could not be looked after: {_why(error)}")
+        if refusal:
+            self._close()
+        elif run_id:
+            self.environ = {RUN_ID: run_id}
+        return str(refusal)
+
+    def _failed(self, trouble: str) -> str:
+        """Its ports could not be freed; returns why no test may be started, if that matters."""
+        self._close()
+        if self._request.strict:
+            return trouble
+        self._say(trouble)
+        return ""
+
+    def _gateway(self, node: Worker) -> execnet.Gateway:
+        """One more gateway to where this worker is, in a group of its own: it outlives xdist's."""
+        import execnet
+
+        spec = copy.copy(node.gateway.spec)
+        spec.id = None
+        self._group = execnet.Group()
+        if spec.via:
+            for text in node.config.getoption("px"):
+                proxy = execnet.XSpec(text)
+                if proxy.id == spec.via:
+                    self._group.makegateway(proxy)
+        return self._group.makegateway(spec)
+
+    def end(self) -> None:
+        if self._channel is not None:
+            with suppress(OSError):  # that is, the connection is lost
+                self._channel.send(None)
+
+    def wait(self) -> None:
+        if self._channel is None:
+            return
+        request = self._request
+        try:
+            answer = self._channel.receive(2 * longest(request.grace) + _MARGIN)
+            self.failure, self.lines = answer
+        except Exception as error:  # noqa: BLE001
+            self._say(f"what was done there after the tests is not known: {_why(error)}")
+            if request.strict:
+                self.failure = "the ports could not be looked after"
+        self._close()
+
+    def _say(self, text: str) -> None:
+        self.lines.append((text, True))
+
+    def _close(self) -> None:
+        self._channel = None
+        if self._group is not None:
+            with suppress(Exception):  # a lost connection cannot be closed
+                self._group.terminate(timeout=_MARGIN)
+            self._group = None
+
+
+def _ask(gateway: execnet.Gateway) -> tuple[execnet.Channel, tuple[str, str, str, str]]:
+    """Which host is at the other end of a gateway, and where it waits for an environment."""
+    channel = gateway.remote_exec(host_module)
+    machine, namespace, name, named = channel.receive(_MARGIN)
+    return channel, (machine, namespace, name, named)
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, in a line: an error from the other end comes with its whole traceback."""
+    if isinstance(error, EOFError):
+        return "the connection was lost"
+    *before, last = str(error).strip().splitlines() or [""]
+    return safe(last if before else repr(error))
+
+
+def serve(channel: execnet.Channel, settings: dict[str, Any]) -> None:
+    """Look after this host until the controller says that the tests are over, or is gone."""
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller
+    name = settings.pop("name")
+    request = Request(**{**settings, "ports": parse_ports(*settings["ports"])})
+    run = SessionRun(request, notice=lambda line: tell(f"host {name}: {line}"))
+    refusal = run.before()
+    try:
+        channel.send((refusal, run.id, run.lines()))
+        channel.receive()
+    finally:
+        run.after()
+    channel.send((run.failure, run.lines()))

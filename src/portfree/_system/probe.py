@@ -1,0 +1,152 @@
+"""Whether a port is free: try to bind it, and let go at once.
+
+The only question that is asked when every port is free, so it asks nothing else: no list of
+sockets, no process. It never listens, for a probe that listens disturbs a holder that has bound and
+is about to listen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# What `socket` is built on: loading that, with its enums and selectors, would cost a third of the
+# time that Python takes to start, and none of it is needed here.
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_DGRAM,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from _thread import RLock
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EPERM
+
+TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portfree._core.ports import Port
+    from portfree._system.interface import Bind
+
+# Winsock's numbers stand beside POSIX's: on Windows Python gives 10013 as EACCES and leaves the
+# others as they are (winerror_to_errno in CPython's PC/errmap.h).
+_IN_USE = (EADDRINUSE, 10048)
+_DENIED = (EACCES, EPERM, 10013)
+_NO_SUCH_FAMILY = (EAFNOSUPPORT, EADDRNOTAVAIL, 10047, 10049)
+
+_SO_EXCLUSIVEADDRUSE = ~4  # winsock2.h: ((int)(~SO_REUSEADDR)); the socket module has it there only
+
+_V4_ANY, _V4_LOOPBACK = "0.0.0.0", "127.0.0.1"  # noqa: S104  # bound, never listened on
+_V6_ANY, _V6_LOOPBACK = "::", "::1"
+
+PROBING = RLock()
+"""Held while a probe has the port bound. Another thread of ours that lists the sockets or forks in
+that time waits for it: it would take us for a holder, or leave the socket to the child."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=PROBING.acquire,
+        after_in_parent=PROBING.release,
+        after_in_child=PROBING.release,
+    )
+
+
+def bind(port: Port) -> Bind:
+    """Whether the port is free on the system that we run on."""
+    if sys.platform == "win32":
+        return exclusive_bind(port)
+    return dual_stack_bind(port) if sys.platform == "linux" else each_address_bind(port)
+
+
+def dual_stack_bind(
+    port: Port, *, reuse: bool = False, factory: Callable[[int, int], socket] = socket
+) -> Bind:
+    """Bind the port on every address of both families at once, as Linux allows.
+
+    One bind to ``::`` with V6ONLY off is refused by a holder on any address, of either family. With
+    *reuse* it is not refused by fading connections, nor by a TCP socket that is bound, does not
+    listen and has SO_REUSEADDR itself (socket(7)): free then means free only if the kernel lists no
+    holder either.
+    """
+    # Never for UDP: there it lets two servers share a port, and nothing fades (socket(7)).
+    option = SO_REUSEADDR if reuse and port.protocol == "tcp" else None
+    error = _try(factory, AF_INET6, _V6_ANY, port, option, v6only=0)
+    if error in _NO_SUCH_FAMILY:
+        # Not remembered: it costs a microsecond, and a wrong memory would miss a holder on ::1.
+        error = _try(factory, AF_INET, _V4_ANY, port, option)
+    return _answer(error)
+
+
+def each_address_bind(
+    port: Port, *, reuse: bool = False, factory: Callable[[int, int], socket] = socket
+) -> Bind:
+    """Bind the port on the loopback and on every address, one family after the other, as on macOS.
+
+    BSD lets a wildcard and a specific address share a port if SO_REUSEADDR is set, and the two
+    families do not see each other with V6ONLY on: so each is asked for itself.
+    """
+    return _try_each(factory, port, SO_REUSEADDR if reuse and port.protocol == "tcp" else None)
+
+
+def exclusive_bind(port: Port, *, factory: Callable[[int, int], socket] = socket) -> Bind:
+    """Bind the port on each address as Windows wants it, with SO_EXCLUSIVEADDRUSE.
+
+    Without it, a bind to another address than the holder's succeeds there. There is no *reuse*:
+    SO_REUSEADDR takes a port away from its holder on Windows, and is not needed to get past fading
+    connections.
+    """
+    return _try_each(factory, port, _SO_EXCLUSIVEADDRUSE)
+
+
+def _try_each(factory: Callable[[int, int], socket], port: Port, option: int | None) -> Bind:
+    errors = [
+        _try(factory, AF_INET, _V4_LOOPBACK, port, option),
+        _try(factory, AF_INET, _V4_ANY, port, option),
+        _try(factory, AF_INET6, _V6_LOOPBACK, port, option),
+        _try(factory, AF_INET6, _V6_ANY, port, option),
+    ]
+    answers = {_answer(error) for error in errors if error not in _NO_SUCH_FAMILY}
+    # The worst answer counts; a family that this machine does not have says nothing.
+    for answer in ("in-use", "denied", "unavailable", "free"):
+        if answer in answers:
+            return answer
+    return "unavailable"
+
+
+def _try(
+    factory: Callable[[int, int], socket],
+    family: int,
+    address: str,
+    port: Port,
+    option: int | None,
+    v6only: int = 1,
+) -> int | None:
+    """The errno that a bind ended with; 0 if it worked."""
+    with PROBING:
+        sock = None
+        try:
+            sock = factory(family, SOCK_STREAM if port.protocol == "tcp" else SOCK_DGRAM)
+            if family == AF_INET6:
+                sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, v6only)
+            if option is not None:
+                sock.setsockopt(SOL_SOCKET, option, 1)
+            sock.bind((address, port.number))
+        except OSError as error:
+            return error.errno
+        finally:
+            if sock is not None:
+                sock.close()
+    return 0
+
+
+def _answer(error: int | None) -> Bind:
+    if error == 0:
+        return "free"
+    if error in _IN_USE:
+        return "in-use"
+    return "denied" if error in _DENIED else "unavailable"

@@ -1,0 +1,245 @@
+"""The sockets on a port, asked of the Linux kernel by NETLINK_SOCK_DIAG (sock_diag(7)).
+
+Needs no privilege, tells the uid and the inode of every socket of our network namespace, and costs
+the same on a machine with ten processes or ten thousand. Structures: linux/netlink.h,
+linux/inet_diag.h; states: include/net/tcp_states.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from portfree._core.ports import Port, Protocol
+from portfree._system.interface import Socket, State
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
+_REQUEST = struct.Struct(
+    "=BBBBI"
+)  # inet_diag_req_v2, up to its sockid: family, protocol, …, states
+_SOCKID = struct.Struct(">HH16s16s4s8s")  # inet_diag_sockid: ports, addresses, interface, cookie
+_MESSAGE = struct.Struct("=BBBB48s5I")  # inet_diag_msg: family, state, …, sockid, …, uid, inode
+
+_NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
+
+# One bit a state. BOUND_INACTIVE is a state only in this mask (since Linux 6.8; older kernels
+# ignore the bit): the sockets come back as CLOSE, and the kernel does not apply the port filter to
+# them.
+_ESTABLISHED, _CLOSE, _LISTEN, _BOUND_INACTIVE = 1, 7, 10, 13
+_HOLDING = 1 << _LISTEN | 1 << _BOUND_INACTIVE
+_ANY_STATE = 0x3FFF
+
+TCP_STATES: dict[int, State] = {
+    1: "connected",  # ESTABLISHED
+    2: "connecting",  # SYN_SENT
+    3: "connecting",  # SYN_RECV
+    4: "fading",  # FIN_WAIT1
+    5: "fading",  # FIN_WAIT2
+    6: "fading",  # TIME_WAIT
+    _CLOSE: "bound",
+    8: "connected",  # CLOSE_WAIT: our end is still open
+    9: "fading",  # LAST_ACK
+    _LISTEN: "listening",
+    11: "fading",  # CLOSING
+    12: "connecting",  # NEW_SYN_RECV
+}
+
+TIME_WAIT_TIMER = 3  # idiag_timer; milliseconds are left of it in idiag_expires
+
+_PROTOCOLS: dict[Protocol, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+_FEW = 8  # ports that are asked for one by one
+_ATTEMPTS = 5  # for a list that changed while it was read
+
+
+def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
+    """The sockets whose local port is one of *ports*; *connections*: also those that hold nothing.
+
+    Raises OSError where the kernel does not answer (gVisor, a seccomp filter, no such protocol
+    family), and for an answer that makes no sense.
+    """
+    found: list[Socket] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
+        link.settimeout(1.0)
+        for protocol in sorted({port.protocol for port in ports}):
+            numbers = {port.number for port in ports if port.protocol == protocol}
+            for family in (socket.AF_INET, socket.AF_INET6):
+                found += _ask(link, family, protocol, numbers, connections=connections)
+        if not connections:
+            missing = {p.number for p in ports if p.protocol == "tcp"}
+            found += _of_themselves(link, missing - {s.port.number for s in found})
+    return found
+
+
+def _of_themselves(link: socket.socket, numbers: set[int]) -> Iterator[Socket]:
+    """The connections of sockets on these ports to themselves."""
+    # To ask for both ends at once costs the kernel a walk through its table, and us nothing more.
+    asked = sorted(numbers) if len(numbers) <= _FEW else [0]
+    for number in asked:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for found in _exchange(link, family, "tcp", 1 << _ESTABLISHED, number, number):
+                if found.of_itself and found.port.number in numbers:
+                    yield found
+
+
+def listeners() -> list[Socket]:
+    """Every listening TCP socket of our network namespace. Raises OSError like `dump`."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
+        link.settimeout(1.0)
+        return [
+            found
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found in _exchange(link, family, "tcp", 1 << _LISTEN, 0)
+        ]
+
+
+class Connection(NamedTuple):
+    """An established connection, from one of its ends."""
+
+    inode: int
+    near: str
+    peer: str
+
+
+def connections() -> list[Connection]:
+    """Every established TCP connection of our network namespace. Raises OSError like `dump`."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
+        link.settimeout(1.0)
+        return [
+            Connection(
+                found.id,
+                endpoint(unmapped(found.address), found.port.number),
+                unmapped(found.peer),
+            )
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found in _exchange(link, family, "tcp", 1 << _ESTABLISHED, 0)
+            if isinstance(found.id, int)
+        ]
+
+
+def unmapped(address: str) -> str:
+    """An IPv4 address that IPv6 has mapped (RFC 4291, 2.5.5.2), as IPv4 writes it."""
+    host, _, port = address.removeprefix("[").partition("]")
+    if not host.startswith("::ffff:") or "." not in host:
+        return address
+    return host.removeprefix("::ffff:") + port
+
+
+def _ask(
+    link: socket.socket,
+    family: socket.AddressFamily,
+    protocol: Protocol,
+    numbers: set[int],
+    *,
+    connections: bool,
+) -> list[Socket]:
+    # A UDP socket is CLOSE or ESTABLISHED, and the mask does not pay for so short a list.
+    states = _ANY_STATE if connections or protocol == "udp" else _HOLDING
+    only = next(iter(numbers)) if len(numbers) == 1 else 0  # 0: the kernel filters by no port
+    return [
+        found
+        for found in _exchange(link, family, protocol, states, only)
+        if found.port.number in numbers and (connections or found.holds)
+    ]
+
+
+def _exchange(
+    link: socket.socket,
+    family: socket.AddressFamily,
+    protocol: Protocol,
+    states: int,
+    local_port: int,
+    far_port: int = 0,
+) -> list[Socket]:
+    """One question, and its answer. A port of 0 means any."""
+    body = _REQUEST.pack(family, _PROTOCOLS[protocol], 0, 0, states) + _SOCKID.pack(
+        local_port, far_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
+    )
+    for attempt in range(1, _ATTEMPTS + 1):
+        head = _HEADER.pack(
+            _HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, attempt, 0
+        )
+        link.send(head + body)
+        answer = list(_answer(link, attempt))
+        if not any(flags & _NLM_F_DUMP_INTR for flags, _ in answer):
+            break
+    return [_read(payload, family, protocol) for _, payload in answer]
+
+
+def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:
+    """The messages of one dump: flags and payload of each."""
+    while True:
+        data, _, flags, _ = link.recvmsg(65536)
+        if flags & socket.MSG_TRUNC:
+            raise OSError(errno.EMSGSIZE, "sock_diag: truncated answer")
+        if not data:
+            raise OSError(errno.EBADMSG, "sock_diag: empty answer")
+        for kind, message_flags, number, payload in _messages(data):
+            if number != sequence:
+                continue  # what is left of an answer that was given up
+            if kind == _NLMSG_DONE:
+                # A kernel without udp_diag says here, and nowhere else, that it cannot tell.
+                if code := _error(payload):
+                    raise OSError(code, f"sock_diag: {os.strerror(code)}")
+                return
+            if kind == _NLMSG_ERROR:
+                code = _error(payload) or errno.EBADMSG
+                raise OSError(code, f"sock_diag: {os.strerror(code)}")
+            yield message_flags, payload
+
+
+def _error(payload: bytes) -> int:
+    """The errno in a message that says how a request ended; 0 if it went well."""
+    if len(payload) < 4:
+        return 0
+    (code,) = struct.unpack_from("=i", payload)
+    return -code if -4096 < code < 0 else 0  # MAX_ERRNO in linux/err.h
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    at = 0
+    while at < len(data):
+        if len(data) - at < _HEADER.size:
+            raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+        if not _HEADER.size <= length <= len(data) - at:
+            raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
+        yield kind, flags, sequence, data[at + _HEADER.size : at + length]
+        at += length + 3 & ~3  # messages are aligned to four bytes
+
+
+def _read(payload: bytes, family: socket.AddressFamily, protocol: Protocol) -> Socket:
+    if len(payload) < _MESSAGE.size:
+        raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
+    _, state, timer, _, sockid, expires, _, _, uid, inode = _MESSAGE.unpack_from(payload)
+    near_port, far_port, near, far, _, _ = _SOCKID.unpack(sockid)
+    meaning = TCP_STATES.get(state, "connecting")
+    return Socket(
+        id=inode or None,  # 0: no process has it any more
+        port=Port(near_port, protocol),
+        state=meaning,
+        address=address(family, near),
+        uid=uid,
+        peer=endpoint(address(family, far), far_port),
+        fades_in=expires / 1000 if timer == TIME_WAIT_TIMER else None,
+    )
+
+
+def endpoint(host: str, port: int) -> str:
+    """``192.0.2.7:443`` or ``[::1]:443`` (RFC 3986, 3.2.2); empty for the end of no connection."""
+    if port == 0:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address(family: socket.AddressFamily, raw: bytes) -> str:
+    """An address as people write it, from the sixteen bytes of inet_diag_sockid."""
+    return socket.inet_ntop(family, raw[:4] if family == socket.AF_INET else raw)

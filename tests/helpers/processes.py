@@ -1,0 +1,650 @@
+"""A stage for real processes: start them, wait until they are what they claim, clear them away.
+
+Nothing here waits for time. A process is ready when it says so on a pipe or when its port accepts
+a connection, and it is gone when /proc says so. What the stage started is found again by pid *and*
+start ticks, and by the value of `TOKEN` in its environment, which every descendant inherits: no
+process is ever looked for by its name, so several test runs can be on one machine at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
+
+import pytest
+
+from portfree import HolderReport, Outcome, PortfreeError, Report
+from portfree._system.interface import CI_JOB_IDS, MARKS
+from portfree._system.linux import LinuxSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from portfree.model import OnBusy, Scope
+
+HERE = Path(__file__).parent
+SERVERS = HERE / "servers.py"
+LAUNCH = HERE / "launch.py"
+CALLER = HERE / "caller.py"
+HANDICAP = HERE / "seccomp_exec.py"
+
+TOKEN = "STAGE_TOKEN"
+READY = "STAGE_READY"
+
+PATIENCE = 20.0
+"""Seconds until a condition is given up: for a machine under load, nobody waits that long else."""
+
+NOBODY = 65534
+"""An unprivileged user who owns nothing else here."""
+
+# What tells a process where it was born, and must not leak from the run that tests portfree into
+# what it stages. TMUX and GITHUB_ would make a launcher or a CI job of us.
+_LEAKS = frozenset({*MARKS, *CI_JOB_IDS, "SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"})
+_LEAKING = ("PORTFREE_", "NOX_", "TOX_", "PYTEST_", "TMUX", "GITHUB_", "RUNNER_")
+
+Mode = Literal["orphan", "adopted", "attended", "terminal", "child"]
+
+_T = TypeVar("_T")
+
+
+class Start(TypedDict, total=False):
+    """The options of `Stage.start`."""
+
+    cwd: Path | str | None
+    env: Mapping[str, str] | None
+    listening: int | None
+
+
+class Asked(TypedDict, total=False):
+    """The options of `free_ports`."""
+
+    scope: Scope
+    grace: float
+    wait: float
+    on_busy: OnBusy
+    dry_run: bool
+
+
+class Starved(TypedDict, total=False):
+    """What a call can be short of (caller.py): open files, bytes of memory."""
+
+    files: int
+    memory: int
+
+
+# For tests of what lies above the backends, which is the same with either.
+one_backend = pytest.mark.parametrize("backend", ["linux"], indirect=True)
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def needs_program(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"needs the program {name}")
+
+
+def needs_namespace(*flags: str) -> pytest.MarkDecorator:
+    """Skip where the kernel, or our place in it, makes no namespace of that kind."""
+    command = ["unshare", *flags, "true"]
+    made = (
+        bool(shutil.which("unshare"))
+        and not subprocess.run(command, capture_output=True).returncode
+    )
+    return pytest.mark.skipif(not made, reason=f"cannot run `{' '.join(command)}` here")
+
+
+# Conditions
+
+
+def wait_until(condition: Callable[[], _T], what: str, *, patience: float = PATIENCE) -> _T:
+    """Return the first true answer of *condition*; fail, naming *what*, when patience is over."""
+    deadline = time.monotonic() + patience
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {patience:g} s in vain: {what}")
+        time.sleep(0.005)
+    return answer
+
+
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server accepts connections there.
+
+    The client closes first, so what is left of the connection keeps the client's port, not ours.
+    """
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+# Facts from /proc
+
+
+class Stat(NamedTuple):
+    """Some of what proc(5) says in /proc/PID/stat."""
+
+    state: str
+    ppid: int
+    session: int
+    terminal: int
+    threads: int
+    start: int
+
+
+def stat(pid: int) -> Stat | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # After the name, which stands in brackets and may hold anything, comes field 3.
+    fields = text.rpartition(")")[2].split()
+    return Stat(
+        state=fields[0],
+        ppid=int(fields[1]),
+        session=int(fields[3]),
+        terminal=int(fields[4]),
+        threads=int(fields[17]),
+        start=int(fields[19]),
+    )
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+
+
+def children(pid: int) -> list[int]:
+    return [each for each in pids() if (seen := stat(each)) is not None and seen.ppid == pid]
+
+
+def command_line(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+
+
+def environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # gone, or somebody else's
+        return b""
+
+
+class Identity(NamedTuple):
+    """A process for sure: a pid comes to mean another process, the two together never do."""
+
+    pid: int
+    start: int
+
+    @classmethod
+    def of(cls, pid: int) -> Identity:
+        seen = stat(pid)
+        assert seen is not None, f"process {pid} is gone"
+        return cls(pid, seen.start)
+
+    @property
+    def stat(self) -> Stat | None:
+        """What /proc says of it; None if it has ended, reaped or not."""
+        seen = stat(self.pid)
+        if seen is None or seen.start != self.start:
+            return None
+        # A main thread that has ended is a zombie too, for as long as another thread lives.
+        return None if seen.state in "ZX" and seen.threads <= 1 else seen
+
+    @property
+    def alive(self) -> bool:
+        return self.stat is not None
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal this very process, or nobody."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.alive:
+                signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(descriptor)
+
+    def wait_gone(self) -> None:
+        wait_until(lambda: not self.alive, f"process {self.pid} ends")
+
+
+# What to start
+
+
+def serve(*flags: str) -> list[str]:
+    """The command line of one of our servers (servers.py)."""
+    # Without site: a staged server needs nothing installed, and starts twice as fast.
+    return [sys.executable, "-S", str(SERVERS), *flags]
+
+
+def tcp(port: int, *flags: str, host: str = "127.0.0.1") -> list[str]:
+    return serve("--tcp", f"{host}:{port}", *flags)
+
+
+def udp(port: int, *flags: str, host: str = "127.0.0.1") -> list[str]:
+    return serve("--udp", f"{host}:{port}", *flags)
+
+
+def client(port: int) -> list[str]:
+    return serve("--connect", f"127.0.0.1:{port}")
+
+
+def supervisor(command: Sequence[str]) -> list[str]:
+    """A program that starts the command again whenever it ends."""
+    return serve("--supervise", "--", *command)
+
+
+def http_server(port: int) -> list[str]:
+    return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+
+
+class Staged:
+    """A process on the stage. The pids in `facts` are the ones that it knows itself by."""
+
+    def __init__(self, lines: Lines, process: Identity, launcher: Identity | None) -> None:
+        self._lines = lines
+        self.process = process
+        """The process that was started: the server, or the shell or the supervisor around it."""
+        self.launcher = launcher
+        """The process that looks after it, if one does."""
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.alive
+
+    @property
+    def server(self) -> Identity:
+        """The server itself, where something is wrapped around it."""
+        return Identity.of(self.facts["pid"])
+
+    @property
+    def workers(self) -> list[Identity]:
+        return [Identity.of(pid) for pid in self.facts["workers"]]
+
+    def wait_ready(self) -> None:
+        """Wait until the server says (again, if a supervisor restarts it) that it is ready."""
+        self.facts = self._lines.read("pid")
+
+    def wait_launched(self) -> Identity:
+        """Wait until a launch.py that it runs itself has started something."""
+        return Identity(*self._lines.read("launched")["launched"])
+
+    def wait_gone(self) -> None:
+        self.process.wait_gone()
+
+
+class Lines:
+    """The lines of JSON that come through a pipe from everything that one start brought up."""
+
+    def __init__(self, descriptor: int, log: Path) -> None:
+        self.descriptor = descriptor
+        self._log = log
+        self._rest = b""
+
+    def read(self, key: str) -> dict[str, Any]:
+        """The next line that has the *key*; lines that do not are skipped."""
+        while True:
+            line, newline, rest = self._rest.partition(b"\n")
+            if not newline:
+                self._rest += self._more(key)
+                continue
+            self._rest = rest
+            facts: dict[str, Any] = json.loads(line)
+            if key in facts:
+                return facts
+
+    def _more(self, key: str) -> bytes:
+        ready, _, _ = select.select([self.descriptor], [], [], PATIENCE)
+        chunk = os.read(self.descriptor, 65536) if ready else b""
+        if not chunk:
+            why = "it ended" if ready else f"nothing came in {PATIENCE:g} s"
+            pytest.fail(f"no {key!r} from a staged process: {why}\n{self._log.read_text()}")
+        return chunk
+
+
+class Call:
+    """A call of `free_ports` under way in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.errors = b""
+
+    def wait_line(self) -> str:
+        """The next line on its standard error."""
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        self.errors += line
+        return line.decode()
+
+    def answer(self) -> Report | PortfreeError:
+        try:
+            output, errors = self.process.communicate(timeout=2 * PATIENCE)
+        except subprocess.TimeoutExpired as expired:
+            pytest.fail(f"the call does not end: {expired.output!r} {expired.stderr!r}")
+        self.errors += errors
+        if self.process.returncode or not output:
+            pytest.fail(f"the call ended with {self.process.returncode}:\n{self.errors.decode()}")
+        answer = pickle.loads(output)
+        assert isinstance(answer, (Report, PortfreeError))
+        return answer
+
+    def report(self) -> Report:
+        answer = self.answer()
+        assert isinstance(answer, Report)
+        return answer
+
+
+class Stage:
+    """Starts processes, and clears away every one of them in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.token = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._known: set[Identity] = set()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._open = ExitStack()
+
+    # Ports
+
+    def free_port(self) -> int:
+        """A port that is free for TCP and UDP, and that no other stage here will take."""
+        return self.free_ports(lambda port: (port,))[0]
+
+    def free_ports(self, family: Callable[[int], Sequence[int]]) -> Sequence[int]:
+        """The same, for a family of ports that belong together, made from the first one."""
+        # Below the range that outgoing connections take theirs from, and that nobody controls.
+        candidates = range(2000, 6500) if len(family(2000)) > 1 else range(20000, 30000)
+        for first in random.sample(candidates, len(candidates)):
+            with ExitStack() as reserved:
+                if all(self._reserve(port, reserved) for port in family(first)):
+                    self._open.push(reserved.pop_all())
+                    return family(first)
+        raise AssertionError("no free port")
+
+    def claim(self, port: int) -> bool:
+        """Reserve this very port, if it is free."""
+        return self._reserve(port, self._open)
+
+    def _reserve(self, port: int, until: ExitStack) -> bool:
+        # An abstract socket (unix(7)) is a reservation that all users of the machine see, and that
+        # ends with us however we end.
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0portfree-tests-{port}")
+            _bind_everywhere(port)
+        except OSError:
+            claim.close()
+            return False
+        until.callback(claim.close)
+        return True
+
+    # Processes
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Ours, without what tells of the run that we are in, and with the stage's mark."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _LEAKS and not name.startswith(_LEAKING)
+        }
+        return {**kept, TOKEN: self.token, **(extra or {})}
+
+    def start(
+        self,
+        mode: Mode,
+        command: Sequence[str],
+        *,
+        cwd: Path | str | None = None,
+        env: Mapping[str, str] | None = None,
+        listening: int | None = None,
+    ) -> Staged:
+        """Start a command, and return when it is ready.
+
+        One of our own servers says so itself; for any other command give the port on which it is
+        *listening* then. Without one, it is enough that the command was started. *mode* is that of
+        launch.py, or ``"child"`` for a child of this test run.
+        """
+        log = self.folder / f"{secrets.token_hex(4)}.log"
+        reader, writer = os.pipe()
+        self._open.callback(os.close, reader)
+        # Coverage would measure the staged servers, which are no code of ours.
+        variables = {
+            name: value
+            for name, value in self.environment(env).items()
+            if not name.startswith("COVERAGE_")
+        }
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    _launched(mode, command),
+                    cwd=cwd or self.folder,
+                    env={**variables, READY: str(writer)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[writer],
+                )
+        finally:
+            os.close(writer)
+        self._children.append(process)
+        lines = Lines(reader, log)
+        staged = self._introduce(mode, process, lines)
+        if listening is not None:
+            wait_until(lambda: accepts(listening), f"{command[0]} listens on {listening}")
+        elif any(str(SERVERS) in word for word in command):
+            staged.wait_ready()
+        for pid in (staged.facts.get("pid"), *staged.facts.get("workers", ())):
+            self._remember(pid)
+        return staged
+
+    def orphan(self, command: Sequence[str], **options: Unpack[Start]) -> Staged:
+        """A process that has lost its parent, and whose session's leader is gone."""
+        return self.start("orphan", command, **options)
+
+    def attended(self, command: Sequence[str], **options: Unpack[Start]) -> Staged:
+        """A process that a living program started and looks after."""
+        return self.start("attended", command, **options)
+
+    def child(self, command: Sequence[str], **options: Unpack[Start]) -> Staged:
+        """A child of this test run."""
+        return self.start("child", command, **options)
+
+    def call(
+        self,
+        *ports: int | str,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        uid: int | None = None,
+        prefix: Sequence[str] = (),
+        starved: Starved | None = None,
+        **options: Unpack[Asked],
+    ) -> Call:
+        """Call `free_ports` in a process of its own: in *cwd*, as *uid*, behind a *prefix*."""
+        variables = self.environment(env)
+        if backend := os.environ.get("PORTFREE_BACKEND"):
+            variables.setdefault("PORTFREE_BACKEND", backend)
+        if uid is not None:  # who may not write down what was covered
+            variables = {k: v for k, v in variables.items() if not k.startswith("COVERAGE_")}
+        process = subprocess.Popen(
+            [*prefix, *calling(*ports, cwd=cwd, uid=uid, starved=starved, **options)],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._children.append(process)
+        return Call(process)
+
+    def run_id(self, *, alive: bool) -> str:
+        """The id of a run whose controller lives, or lived."""
+        controller = self.orphan(["sleep", "1000"]).process
+        if not alive:
+            controller.send(signal.SIGKILL)
+            controller.wait_gone()
+        element = f"{controller.pid}.{controller.start}.{secrets.token_hex(4)}"
+        namespace = LinuxSystem().namespace
+        return f"{element}.{namespace}" if namespace else element
+
+    def members(self) -> Iterator[int]:
+        """Every process that has the stage's mark in its environment."""
+        mark = f"{TOKEN}={self.token}".encode()
+        return (pid for pid in pids() if mark in environment(pid).split(b"\0"))
+
+    def close(self) -> None:
+        """Kill whatever is left, by identity, and wait until it is gone."""
+        wait_until(self._clear, "the stage is empty")
+        for process in self._children:
+            process.wait(PATIENCE)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        self._open.close()
+
+    def _clear(self) -> bool:
+        # Again and again, since a supervisor may have started something in the meantime.
+        for pid in self.members():
+            self._remember(pid)
+        left = [process for process in self._known if process.alive]
+        for process in left:
+            process.send(signal.SIGKILL)
+        return not left
+
+    def _remember(self, pid: int | None) -> None:
+        """Note a process to clear away, if it is ours.
+
+        In a pid namespace of its own a process knows itself by a number that is somebody else's
+        here, so only the mark proves that it is.
+        """
+        if pid is None or f"{TOKEN}={self.token}".encode() not in environment(pid).split(b"\0"):
+            return
+        with suppress(AssertionError):  # gone in the meantime
+            self._known.add(Identity.of(pid))
+
+    def _introduce(self, mode: Mode, process: subprocess.Popen[bytes], lines: Lines) -> Staged:
+        if mode == "child":
+            self._remember(process.pid)
+            return Staged(lines, Identity.of(process.pid), None)
+        process.wait(PATIENCE)  # the launcher, which leaves what it started behind
+        facts = lines.read("launched" if mode in ("orphan", "adopted") else "launcher")
+        roles = {role: Identity(*who) for role, who in facts.items()}
+        self._known.update(roles.values())
+        return Staged(lines, roles["launched"], roles.get("launcher"))
+
+
+def calling(
+    *ports: int | str,
+    cwd: Path,
+    uid: int | None = None,
+    starved: Starved | None = None,
+    **options: Unpack[Asked],
+) -> list[str]:
+    """The command line of a call of `free_ports` (caller.py)."""
+    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, **(starved or {})}
+    return [sys.executable, str(CALLER), json.dumps(request)]
+
+
+def launch(mode: str, command: Sequence[str]) -> list[str]:
+    """The command line that starts a command in that way (launch.py)."""
+    return [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
+
+
+def without(*what: str) -> list[str]:
+    """A prefix that takes something away from a command (handicap.py)."""
+    return [sys.executable, "-S", str(HANDICAP), *what, "--"]
+
+
+def _launched(mode: Mode, command: Sequence[str]) -> list[str]:
+    match mode:
+        case "child":
+            return [*command]
+        case "orphan" | "adopted":
+            return launch(mode, command)
+        case "attended" | "terminal":
+            # Whoever looks after it is an orphan itself: nothing leads up to this test run.
+            return launch("orphan", launch(mode, command))
+
+
+def _bind_everywhere(port: int) -> None:
+    """Raise OSError if anybody has the port, for TCP or UDP, on any address."""
+    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        if family is socket.AF_INET6 and not has_ipv6():
+            continue
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as sock:
+                if family is socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((any_address, port))
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+# What a report says
+
+
+def only(report: Report) -> Outcome:
+    """The outcome of a call for one port."""
+    (outcome,) = report.outcomes
+    return outcome
+
+
+def holder(outcome: Outcome, process: Staged | Identity) -> HolderReport:
+    """What the outcome says of this process."""
+    found = [each for each in outcome.holders if each.pid == process.pid]
+    assert len(found) == 1, f"no single holder {process.pid} in {outcome}"
+    return found[0]
+
+
+def rules(outcome: Outcome) -> dict[int, str]:
+    """The rule that decided on each holder, by pid."""
+    return {each.pid: each.verdict.rule for each in outcome.holders}
+
+
+def notes(outcome: Outcome) -> dict[str, str]:
+    """The notes, by kind."""
+    return {note.kind: f"{note.text} {note.instead}" for note in outcome.notes}
+
+
+def tail(folder: Path) -> str:
+    """The end of a path, which messages name alike wherever the home directory is."""
+    return f"/{folder.parent.name}/{folder.name}"
+
+
+def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
+    """Whether a server, with SO_REUSEADDR as most have it, can have the port."""
+    with socket.socket(socket.AF_INET, kind) as sock:
+        if kind is socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("0.0.0.0", port))
+            if kind is socket.SOCK_STREAM:
+                sock.listen()
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,467 @@
+"""The zoo: real servers, left behind as people leave them behind, and freed in every way.
+
+A test file lists `Animal`s and has `generate` say who is visited how. A `Trial` starts the animal,
+waits until it answers, has its port freed, and asserts what must be true then, whatever animal it
+is. Who has the port open the zoo finds out by itself, and does not ask portfree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import pytest
+
+from helpers.processes import (
+    PATIENCE,
+    Identity,
+    Stage,
+    Staged,
+    accepts,
+    is_free,
+    pids,
+    stat,
+    tcp,
+    wait_until,
+)
+from portfree._output.text import as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from _pytest.mark import ParameterSet
+
+    from helpers.figures import Figures
+    from portfree.model import Scope
+
+Left = Literal["orphan", "test", "attended", "terminal"]
+"""How it was started: as an orphan, by a test whose pytest was killed since, or, so that it must be
+kept, by somebody who still looks after it."""
+
+Way = Literal["library", "command", "plugin"]
+"""How its port is freed."""
+
+LEFT: tuple[Left, ...] = ("orphan", "test")
+WAYS: tuple[Way, ...] = ("library", "command", "plugin")
+
+REASONS = {
+    "left-behind": "started in ",
+    "orphan": "nobody looks after it",
+    "mine": "scope mine takes it in",
+    "attended": "stop it there, or: ",
+    "other-user": "it belongs to ",
+}
+"""What must be said where a rule has decided."""
+
+_LISTEN = "0A"  # in /proc/net/tcp
+
+KEEPING = {"attended", "other-user", "service"}
+"""The rules that keep a holder."""
+
+REQUEST = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+# The test of a pytest that is killed.
+_KEEPER = """
+import signal, subprocess
+
+def test_feeding():
+    subprocess.run({command!r}, cwd={folder!r}, check=True)
+    signal.pause()  # it has gone to the background by itself
+"""
+
+# The test of a pytest that has the port freed, and what notes how long that took.
+_VISITOR = """
+import socket
+
+def test_the_port_is_ours():
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", {port}))
+        sock.listen()
+"""
+_CLOCK = """
+import pathlib, time
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionstart(session):
+    started = time.monotonic()
+    yield
+    seconds = time.monotonic() - started
+    pathlib.Path(__file__).with_name("seconds").write_text(str(seconds))
+"""
+
+# A client that keeps its connection whatever happens, and tells the stage that it has an answer.
+_CLIENT = """
+import json, os, signal, socket, sys
+port, request = int(sys.argv[1]), bytes.fromhex(sys.argv[2])
+try:
+    connection = socket.create_connection(("127.0.0.1", port), 20)
+except ConnectionRefusedError:
+    connection = socket.create_connection(("::1", port), 20)
+connection.sendall(request)
+if request:
+    connection.recv(1)
+os.write(int(os.environ["STAGE_READY"]), json.dumps({"pid": os.getpid()}).encode() + b"\\n")
+while True:
+    signal.pause()
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animal:
+    """A server that people leave behind.
+
+    In its command line, its environment and its files ``$PORT`` and ``$FOLDER`` stand for the port
+    and for the folder that it lives in.
+    """
+
+    name: str
+    command: Sequence[str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    programs: Sequence[str] = ()
+    """The programs that it takes."""
+    modules: Sequence[str] = ()
+    """What it takes that is installed beside portfree, by the names that are imported."""
+    prepare: Callable[[Cage], object] | None = None
+    """What else is to be done before it is started."""
+    ready: Callable[[Cage], bool] | None = None
+    """What else must be true before it is visited, beside that it accepts connections."""
+    holders: int = 1
+    """How many processes have the port open when it is up."""
+    request: str = REQUEST
+    """What a client says to get an answer; nothing: it just connects."""
+    launcher: str = ""
+    """The program that looks after it, which is no wrapper and does not have the port open."""
+    drains: bool = False
+    """Whether it lets go of the port, and then lives until its client is gone."""
+    stays: bool = False
+    """Whether who stands between it and init lives on, and waits for a change or an order."""
+    wipes: bool = False
+    """Whether it overwrites its environment, and with it the marks of a test."""
+    forced: bool = False
+    """Whether nothing but SIGKILL ends it."""
+    scope: Scope | None = None
+    """The scope that is asked for, if not the one of each way."""
+    rules: Mapping[tuple[Left, Scope], str] = field(default_factory=dict)
+    """The rule that decides on it, where that is not the one that `rule` tells."""
+    check: Callable[[Cage], bool] | None = None
+    """What must come true when it was stopped: that it shut down politely."""
+
+    @property
+    def missing(self) -> str:
+        """What it takes and is not here."""
+        programs = (f"the program {each}" for each in self.programs if not shutil.which(each))
+        modules = (each for each in self.modules if find_spec(each) is None)
+        return ", ".join([*programs, *modules])
+
+    def rule(self, left: Left, scope: Scope) -> str:
+        """The rule that must decide on its root holders."""
+        if (left, scope) in self.rules:
+            return self.rules[left, scope]
+        if left == "test" and not self.wipes:
+            return "left-behind"
+        if left in LEFT and not self.launcher:
+            return "orphan"
+        return "attended" if scope == "orphans" else "mine"
+
+
+class Cage:
+    """An animal that is up: where it lives, and who belongs to it."""
+
+    def __init__(self, animal: Animal, left: Left, stage: Stage, folder: Path) -> None:
+        self.animal = animal
+        self.folder = folder
+        self.stage = stage
+        self.port = stage.free_port()
+        self._log = Path()
+        folder.mkdir()
+        for name, text in animal.files.items():
+            self.write(name, text)
+        if animal.prepare:
+            animal.prepare(self)
+        before = {*pids()}
+        staged = self._start(left)
+        try:
+            wait_until(self._is_up, f"{animal.name} is up", patience=2 * PATIENCE)
+        except pytest.fail.Exception as failed:
+            pytest.fail(f"{failed}\n{self.log}")
+        finally:
+            if left == "test":
+                staged.process.send(signal.SIGKILL)
+                staged.wait_gone()
+            strangers = before | {who.pid for who in (staged.launcher,) if who}
+            holding = holders(self.port)
+            above = {pid for each in holding for pid in _lineage(each)} - holding - strangers
+            below = {pid for pid in pids() if not holding.isdisjoint(_lineage(pid))} - holding
+            self.holders = _identities(holding)
+            """Who has the port open."""
+            self.keepers = _identities(above)
+            """Who stands between them and init."""
+            self.brood = _identities(below)
+            """Whom they have started."""
+            # Who has overwritten the stage's mark would not be found when the stage is cleared.
+            stage._known.update(self.family)
+
+    @property
+    def family(self) -> set[Identity]:
+        """Everybody who belongs to it."""
+        return self.holders | self.keepers | self.brood
+
+    @property
+    def roots(self) -> set[Identity]:
+        """The holders whom no other holder has started."""
+        pids = {each.pid for each in self.holders}
+        return {each for each in self.holders if pids.isdisjoint(_lineage(each.pid))}
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text(errors="replace")
+
+    def command(self) -> list[str]:
+        """Its command line."""
+        return [self.filled(word) for word in self.animal.command]
+
+    def filled(self, text: str) -> str:
+        """The text with our port and our folder."""
+        return text.replace("$PORT", str(self.port)).replace("$FOLDER", str(self.folder))
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.filled(text))
+
+    def read(self, name: str) -> str:
+        """What is in a file; nothing if there is none (yet)."""
+        path = self.folder / name
+        return path.read_text() if path.exists() else ""
+
+    def connect(self) -> Staged:
+        """A client that is connected, and that nobody looks after either."""
+        request = self.animal.request.encode().hex()  # it may have zeros in it
+        command = [sys.executable, "-S", "-c", _CLIENT, str(self.port), request]
+        client = self.stage.orphan(command, cwd=self.folder)
+        client.wait_ready()
+        return client
+
+    def _start(self, left: Left) -> Staged:
+        # What it writes down of itself does not concern the user who runs the tests.
+        env = {"HOME": str(self.folder)}
+        env |= {name: self.filled(value) for name, value in self.animal.env.items()}
+        command, cwd = self.command(), self.folder
+        if left == "test":
+            test = self.folder.parent / f"test_{self.folder.name}.py"
+            test.write_text(_KEEPER.format(command=command, folder=str(self.folder)))
+            command, cwd = _pytest(self.port, test), test.parent
+        staged = self.stage.start("orphan" if left == "test" else left, command, cwd=cwd, env=env)
+        self._log = staged._lines._log
+        return staged
+
+    def _is_up(self) -> bool:
+        return (
+            any(accepts(self.port, host) for host in ("127.0.0.1", "::1"))
+            and len(holders(self.port)) == self.animal.holders
+            and (self.animal.ready is None or self.animal.ready(self))
+        )
+
+
+class Said(NamedTuple):
+    """What one way of freeing a port said."""
+
+    ok: bool
+    """Whether the port is free now."""
+    seconds: float
+    """How long the call took."""
+    text: str
+    rules: Mapping[int, str] | None = None
+    """The rule that decided on each holder, by pid; the plugin has no place for that."""
+    ended: Mapping[int, str] | None = None
+    """What became of each of them."""
+
+
+class Trial(NamedTuple):
+    """An animal, how it is left, and in which way its port is freed then."""
+
+    animal: Animal
+    left: Left
+    way: Way
+
+    @property
+    def scope(self) -> Scope:
+        if self.animal.scope:
+            return self.animal.scope
+        # Who types the command has asked for that very port; the hooks act on somebody's behalf.
+        return "mine" if self.way == "command" and self.left in LEFT else "orphans"
+
+    def run(
+        self, stage: Stage, project: Path, figures: Figures, *, neighbour: bool = False
+    ) -> Cage:
+        """Start the animal, have its port freed, and assert what must be true then.
+
+        With a *neighbour*: while another one of its kind is at work on another port.
+        """
+        rule = self.animal.rule(self.left, self.scope)
+        others = [Cage(self.animal, "orphan", stage, project / "neighbour")] if neighbour else []
+        cage = Cage(self.animal, self.left, stage, project / "cage")
+        spared = {each for other in others for each in other.family}
+        # Nobody looks after these two, and they are in this project: but the port is not theirs.
+        client = cage.connect().process
+        spared |= {client, stage.orphan(tcp(stage.free_port()), cwd=cage.folder).process}
+        if rule in KEEPING:
+            spared |= cage.family
+        elif self.animal.stays:
+            spared |= cage.keepers
+
+        said = _ask(self.way, cage, project, self.scope)
+
+        free = is_free(cage.port) and not holders(cage.port)
+        hurt = [each for each in spared if not each.alive]
+        figures.trial(said.seconds, wrong_stops=len(hurt), false_reports=said.ok != free)
+        assert said.ok == free == (rule not in KEEPING), said.text
+        assert not hurt, said.text
+        self._assert_explained(cage, said, rule)
+        if free:
+            if self.animal.drains:
+                client.send(signal.SIGKILL)
+            for each in cage.family - spared:
+                each.wait_gone()
+            if self.animal.check:
+                check = self.animal.check
+                what = f"{self.animal.name} has shut down politely"
+                wait_until(lambda: check(cage), f"{what}: {said.text}\n{cage.log}")
+            assert not holders(cage.port)
+        return cage
+
+    def _assert_explained(self, cage: Cage, said: Said, rule: str) -> None:
+        named = {int(pid) for pid in re.findall(r'\bpid"?:? (\d+)', said.text)}
+        assert named & {each.pid for each in cage.family}, said.text
+        assert REASONS[rule].replace("$PORT", str(cage.port)) in said.text, said.text
+        if rule == "attended":
+            assert f"started by {self.animal.launcher}" in said.text, said.text
+        if said.rules is not None:
+            assert {each.pid for each in cage.holders} <= said.rules.keys(), said.text
+            assert {said.rules[each.pid] for each in cage.roots} == {rule}, said.text
+        if said.ended is not None and rule not in KEEPING:
+            killed = any("SIGKILL" in said.ended[each.pid] for each in cage.roots)
+            assert killed == self.animal.forced, said.text
+
+
+def generate(metafunc: pytest.Metafunc, animals: Iterable[Animal]) -> None:
+    """Give the argument ``trial`` of a test its values.
+
+    In the short version each animal is visited once, and how changes from one to the next.
+    """
+    if "trial" not in metafunc.fixturenames:
+        return
+    everything = [*product(LEFT, WAYS)]
+    long = metafunc.config.getoption("--stress")
+    trials = [
+        Trial(animal, left, way)
+        for at, animal in enumerate(animals)
+        for left, way in (everything if long else [everything[at % len(everything)]])
+    ]
+    metafunc.parametrize("trial", [*map(parameter, trials)])
+
+
+def parameter(trial: Trial) -> ParameterSet:
+    """The trial as a parameter of a test, which is skipped where the animal is missing."""
+    animal, left, way = trial
+    skip = pytest.mark.skipif(bool(animal.missing), reason=f"needs {animal.missing}")
+    return pytest.param(trial, id=f"{animal.name}-{left}-{way}", marks=skip)
+
+
+def holders(port: int) -> set[int]:
+    """Who has a listener on the TCP port open, by /proc/net/tcp and /proc/*/fd (proc(5))."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == _LISTEN and int(local.rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{inode}]")
+    return {pid for pid in pids() if inodes and not inodes.isdisjoint(_open_files(pid))}
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    folder = f"/proc/{pid}/fd"
+    with suppress(OSError):  # it has ended, or is somebody else's
+        for descriptor in os.listdir(folder):  # noqa: PTH208
+            with suppress(OSError):
+                yield os.readlink(f"{folder}/{descriptor}")  # noqa: PTH115
+
+
+def _identities(pids: Iterable[int]) -> set[Identity]:
+    return {Identity(pid, seen.start) for pid in pids if (seen := stat(pid))}
+
+
+def _lineage(pid: int) -> Iterator[int]:
+    while (seen := stat(pid)) and seen.ppid:
+        yield (pid := seen.ppid)
+
+
+def _ask(way: Way, cage: Cage, project: Path, scope: Scope) -> Said:
+    match way:
+        case "library":
+            report = cage.stage.call(cage.port, cwd=project, scope=scope).report()
+            return _said(as_json(report))
+        case "command":
+            command = [sys.executable, "-m", "portfree", "--json", f"--scope={scope}"]
+            done = _run(cage.stage, [*command, str(cage.port)], project)
+            assert done.stdout, done
+            said = _said(done.stdout)
+            assert done.returncode == (0 if said.ok else 1), done
+            return said
+        case "plugin":
+            folder = project / "visit"
+            folder.mkdir()
+            (folder / "conftest.py").write_text(_CLOCK)
+            test = folder / "test_visit.py"
+            test.write_text(_VISITOR.format(port=cage.port))
+            command = [*_pytest(cage.port, test), f"--free-ports-scope={scope}"]
+            done = _run(cage.stage, command, project)
+            ok = f"freed {cage.port}/tcp" in done.stdout
+            assert done.returncode == (0 if ok else 1), done
+            return Said(ok, float((folder / "seconds").read_text()), done.stdout)
+
+
+def _said(text: str) -> Said:
+    report = json.loads(text)
+    (outcome,) = report["outcomes"]
+    found = outcome["holders"]
+    return Said(
+        report["ok"],
+        report["seconds"],
+        text,
+        {each["pid"]: each["verdict"]["rule"] for each in found},
+        {each["pid"]: each["ended"] or "" for each in found},
+    )
+
+
+def _pytest(port: int, test: Path) -> list[str]:
+    # Loading hypothesis takes longer than all that happens here.
+    unused = [f"-pno:{name}" for name in ("hypothesispytest", "asyncio", "cacheprovider")]
+    return [sys.executable, "-m", "pytest", "-s", *unused, f"--free-ports={port}", str(test)]
+
+
+def _run(stage: Stage, command: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=stage.environment({"COLUMNS": "200"}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

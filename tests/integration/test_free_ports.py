@@ -1,0 +1,356 @@
+"""The whole way, from a held port to a report, with servers that real people leave behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import pwd
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers.processes import (
+    Stage,
+    holder,
+    http_server,
+    is_free,
+    one_backend,
+    only,
+    serve,
+    supervisor,
+    tail,
+    tcp,
+    wait_until,
+)
+from portfree import Port, PortfreeError, PortsBusyError, PortSpecError, Report, free_ports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("backend", "project")
+
+
+def test_a_free_port_is_free(stage: Stage) -> None:
+    port = stage.free_port()
+
+    report = free_ports(port)
+
+    assert isinstance(report, Report)
+    assert report.ok
+    assert report.freed == report.busy == ()
+    outcome = only(report)
+    assert (outcome.port, outcome.status, outcome.ok) == (Port(port), "free", True)
+    assert outcome.holders == ()
+    assert outcome.notes == ()
+
+
+def test_a_forgotten_http_server_is_stopped_and_named(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    before = time.time()
+    server = stage.orphan(http_server(port), cwd=project, listening=port)
+
+    report = free_ports(port)
+
+    assert report.ok
+    assert report.freed == (Port(port),)
+    assert not server.alive
+    assert is_free(port)
+    found = holder(only(report), server)
+    assert found.verdict.action == "stop"
+    assert found.verdict.rule == "orphan"
+    assert tail(project) in found.verdict.reason
+    assert found.command.endswith(f"-m http.server --bind 127.0.0.1 {port}")
+    assert found.user == pwd.getpwuid(os.getuid()).pw_name
+    assert found.uid == os.getuid()
+    assert found.cwd == str(project)
+    assert found.addresses == ("127.0.0.1",)
+    assert found.root
+    assert found.launcher == found.test == ""
+    assert "SIGTERM" in found.ended
+    assert found.started is not None
+    assert before - 2 < found.started < time.time() + 2  # ticks are coarse
+    assert found.seconds is not None
+    assert 0 <= found.seconds <= only(report).seconds <= report.seconds
+
+
+@one_backend
+def test_a_second_call_finds_it_free(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    stage.orphan(tcp(port), cwd=project)
+
+    assert only(free_ports(port)).status == "freed"
+    assert only(free_ports(port)).status == "free"
+
+
+@one_backend
+def test_a_server_in_a_folder_of_the_project(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    folder = project / "deep" / "inside"
+    folder.mkdir(parents=True)
+    stage.orphan(tcp(port), cwd=folder)
+
+    assert only(free_ports(port)).status == "freed"
+
+
+def test_the_server_of_another_project_is_left_alone(stage: Stage, elsewhere: Path) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=elsewhere)
+
+    report = free_ports(port)
+
+    assert not report.ok
+    assert report.busy == (Port(port),)
+    found = holder(only(report), server)
+    assert (found.verdict.action, found.verdict.rule) == ("keep", "attended")
+    assert tail(elsewhere) in found.verdict.reason
+    assert str(port) in found.verdict.instead
+    assert found.ended == ""
+    assert found.seconds is None
+    assert server.alive
+
+
+def test_a_dry_run_touches_nothing(stage: Stage, project: Path, elsewhere: Path) -> None:
+    ours, theirs = stage.free_port(), stage.free_port()
+    left, foreign = stage.orphan(tcp(ours), cwd=project), stage.orphan(tcp(theirs), cwd=elsewhere)
+
+    report = free_ports(ours, theirs, stage.free_port(), dry_run=True)
+
+    would, would_not, free = report.outcomes
+    assert (would.status, would.ok) == ("busy", True)
+    assert (would_not.status, would_not.ok) == ("busy", False)
+    assert (free.status, free.ok) == ("free", True)
+    assert not report.ok
+    assert holder(would, left).verdict.action == "stop"
+    assert holder(would, left).ended == ""
+    assert holder(would_not, foreign).verdict.action == "keep"
+    assert left.alive
+    assert foreign.alive
+
+
+@one_backend
+def test_a_busy_port_can_be_an_error(stage: Stage, project: Path, elsewhere: Path) -> None:
+    ours, theirs = stage.free_port(), stage.free_port()
+    stage.orphan(tcp(ours), cwd=project)
+    server = stage.orphan(tcp(theirs), cwd=elsewhere)
+
+    with pytest.raises(PortsBusyError, match=str(theirs)) as caught:
+        free_ports(ours, theirs, on_busy="fail")
+
+    report = caught.value.report
+    assert report.freed == (Port(ours),)
+    assert report.busy == (Port(theirs),)
+    assert server.alive
+    assert pickle.loads(pickle.dumps(caught.value)).report == report
+
+
+@one_backend
+def test_no_error_where_every_port_is_free_in_the_end(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    stage.orphan(tcp(port), cwd=project)
+
+    assert free_ports(port, on_busy="fail").ok
+
+
+@one_backend
+def test_the_order_of_the_outcomes_is_that_of_the_ports(stage: Stage, project: Path) -> None:
+    first, second, third = (stage.free_port() for _ in range(3))
+    stage.orphan(tcp(second), cwd=project)
+
+    report = free_ports(third, f"{second}/tcp, {first}/udp", third)
+
+    assert [outcome.port for outcome in report.outcomes] == [
+        Port(third),
+        Port(second),
+        Port(first, "udp"),
+    ]
+    assert [outcome.status for outcome in report.outcomes] == ["free", "freed", "free"]
+
+
+def test_one_server_on_several_ports(stage: Stage, project: Path) -> None:
+    first, second = stage.free_port(), stage.free_port()
+    addresses = (f"127.0.0.1:{first}", f"127.0.0.1:{second}")
+    server = stage.orphan(serve("--tcp", addresses[0], "--tcp", addresses[1]), cwd=project)
+
+    report = free_ports(first, second)
+
+    assert report.freed == (Port(first), Port(second))
+    assert [holder(outcome, server).verdict.rule for outcome in report.outcomes] == ["orphan"] * 2
+
+
+@one_backend
+def test_many_stubborn_servers_share_one_grace(stage: Stage, project: Path) -> None:
+    ports = [stage.free_port() for _ in range(6)]
+    for port in ports:
+        stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
+
+    report = free_ports(*ports, grace=1.0)
+
+    assert report.freed == tuple(map(Port, ports))
+    assert report.seconds < 5  # one after the other they would take six
+
+
+def test_the_hard_bound_holds_against_a_server_that_always_comes_back(
+    stage: Stage, elsewhere: Path
+) -> None:
+    port = stage.free_port()
+    staged = stage.attended(supervisor(tcp(port, "--ignore", "TERM")), cwd=elsewhere)
+
+    report = free_ports(port, scope="mine", grace=0.4, wait=0.2)
+
+    # Not for ever, that is: the slack is for a slow machine.
+    assert report.seconds < 0.2 + 2 * 0.4 + 5
+    assert staged.alive
+
+
+@one_backend
+def test_no_grace_at_all(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
+
+    assert only(free_ports(port, grace=0)).status == "freed"
+    server.wait_gone()
+
+
+@pytest.mark.parametrize("spec", ["8000x", "0", "{port}-1", "{port}/sctp"])
+@one_backend
+def test_nobody_is_signalled_for_a_slip(stage: Stage, project: Path, spec: str) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+
+    with pytest.raises(PortSpecError):
+        free_ports(port, spec.format(port=port))
+
+    assert server.alive
+
+
+@one_backend
+def test_what_was_stopped_and_what_stayed_busy_is_logged(
+    stage: Stage, project: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = stage.free_port(), stage.free_port()
+    left, foreign = stage.orphan(tcp(ours), cwd=project), stage.orphan(tcp(theirs), cwd=elsewhere)
+
+    with caplog.at_level(logging.DEBUG, logger="portfree"):
+        free_ports(ours, theirs, stage.free_port())
+
+    logged = {record.levelno: record.getMessage() for record in caplog.records}
+    assert sorted(logged) == [logging.INFO, logging.WARNING]
+    assert str(ours) in logged[logging.INFO]
+    assert str(left.pid) in logged[logging.INFO]
+    assert str(theirs) in logged[logging.WARNING]
+    assert str(foreign.pid) in logged[logging.WARNING]
+
+
+@one_backend
+def test_a_live_run_is_waited_for_and_gives_the_port_up(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    server = stage.attended(
+        tcp(port), cwd=project, env={"PORTFREE_RUN_ID": stage.run_id(alive=True)}
+    )
+    call = stage.call(port, cwd=project, wait=60.0)
+
+    said = call.wait_line()  # half a second into the wait, it says for whom it waits
+    server.process.send(signal.SIGKILL)
+
+    report = call.report()
+    assert str(port) in said
+    assert tail(project) in said
+    assert report.ok
+    assert report.seconds < 30
+
+
+def test_a_live_run_that_does_not_end_is_waited_for_no_longer_than_asked(
+    stage: Stage, project: Path
+) -> None:
+    port = stage.free_port()
+    server = stage.attended(
+        tcp(port), cwd=project, env={"PORTFREE_RUN_ID": stage.run_id(alive=True)}
+    )
+
+    report = free_ports(port, wait=0.3)
+
+    assert report.busy == (Port(port),)
+    assert holder(only(report), server).verdict.rule == "live-run"
+    assert 0.3 <= report.seconds < 5
+    assert server.alive
+
+
+@one_backend
+def test_secrets_in_a_command_line_are_masked(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    server = stage.orphan(
+        [sys.executable, "-c", _LISTEN, str(port), "--password", "hunter2", "API_TOKEN=s3cr3t"],
+        cwd=project,
+        listening=port,
+    )
+
+    command = holder(only(free_ports(port)), server).command
+
+    assert "hunter2" not in command
+    assert "s3cr3t" not in command
+    assert "--password" in command
+
+
+_LISTEN = """\
+import signal, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    signal.pause()
+"""
+
+
+@one_backend
+def test_the_process_that_asks_may_use_the_port_at_once(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    stage.orphan(tcp(port), cwd=project)
+
+    assert free_ports(port).ok
+
+    # As strict as a server can be: without SO_REUSEADDR, on every address.
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", port))
+        sock.listen()
+
+
+def test_servers_that_end_while_we_look_are_no_trouble(stage: Stage, project: Path) -> None:
+    ports = [stage.free_port() for _ in range(4)]
+    servers = [stage.orphan(tcp(port), cwd=project) for port in ports]
+    for server in servers:
+        server.process.send(signal.SIGTERM)
+
+    report = free_ports(*ports)
+
+    assert report.ok
+    wait_until(lambda: not any(server.alive for server in servers), "they are gone")
+
+
+def test_a_dry_run_is_one_or_none() -> None:
+    with pytest.raises(PortfreeError, match=r"^dry_run is 'no': give True or False$"):
+        free_ports(8000, dry_run="no")  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_is_refused_on_a_free_port_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTFREE_BACKEND", "nonsense")
+    with pytest.raises(PortfreeError, match="'nonsense': choose one of linux, portable"):
+        free_ports(stage.free_port())
+
+
+def test_a_report_and_a_run_can_be_read_by_people(stage: Stage, project: Path) -> None:
+    port = stage.free_port()
+    assert str(free_ports(port)) == f"{port}/tcp: free"
+
+    with free_ports(port) as run:
+        assert str(run) == f"before:\n{port}/tcp: free"
+        server = stage.orphan(tcp(port), cwd=project)
+
+    before, after = str(run).split("\nafter:\n")
+    assert before == f"before:\n{port}/tcp: free"
+    assert after.startswith(f"{port}/tcp: freed in ")
+    assert f"(pid {server.pid})" in after

@@ -1,0 +1,245 @@
+"""The stage itself: a test that passes on a server that is not there would prove nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from helpers.processes import (
+    Identity,
+    Stage,
+    accepts,
+    children,
+    client,
+    environment,
+    has_ipv6,
+    http_server,
+    is_free,
+    needs_root,
+    serve,
+    supervisor,
+    tcp,
+    udp,
+    wait_until,
+)
+
+
+def test_an_orphan_has_lost_its_parent_and_its_sessions_leader(
+    stage: Stage, tmp_path: Path
+) -> None:
+    port = stage.free_port()
+
+    server = stage.orphan(tcp(port), cwd=tmp_path)
+
+    seen = server.process.stat
+    assert seen is not None
+    assert seen.ppid != os.getpid()
+    assert seen.session not in (os.getsid(0), server.pid)
+    assert accepts(port)
+    assert Path(f"/proc/{server.pid}/cwd").readlink() == tmp_path
+
+
+def test_an_adopted_orphan_stays_in_our_session(stage: Stage) -> None:
+    server = stage.start("adopted", tcp(stage.free_port()))
+
+    seen = server.process.stat
+    assert seen is not None
+    assert seen.ppid != os.getpid()
+    assert seen.session == os.getsid(0)
+
+
+def test_an_attended_server_has_a_living_parent_that_is_not_ours(stage: Stage) -> None:
+    server = stage.attended(tcp(stage.free_port()))
+
+    assert server.launcher is not None
+    assert children(server.launcher.pid) == [server.pid]
+    server.process.send(signal.SIGKILL)
+    server.wait_gone()
+    assert server.launcher.alive
+
+
+def test_a_server_in_a_terminal_leads_its_session(stage: Stage) -> None:
+    server = stage.start("terminal", tcp(stage.free_port()))
+
+    seen = server.process.stat
+    assert seen is not None
+    assert seen.session == server.pid
+    assert seen.terminal != 0
+
+
+def test_no_mark_of_this_test_run_reaches_a_staged_process(stage: Stage) -> None:
+    server = stage.orphan(tcp(stage.free_port()), env={"NOX_CURRENT_SESSION": "tests"})
+
+    variables = environment(server.pid).split(b"\0")
+    assert b"NOX_CURRENT_SESSION=tests" in variables
+    assert not [each for each in variables if each.startswith(b"PYTEST_")]
+
+
+def test_the_stage_is_empty_afterwards(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    port = stage.free_port()
+    master = stage.orphan(tcp(port, "--workers", "2"))
+    wiped = stage.orphan(tcp(stage.free_port(), "--wipe"))
+    shell = stage.orphan(["sh", "-c", "sleep 1000; true"])
+    wait_until(lambda: children(shell.pid), "the shell starts its command")
+    again = stage.orphan(supervisor(tcp(stage.free_port())))
+    everybody = [master.process, *master.workers, wiped.process, shell.process, again.process]
+
+    stage.close()
+
+    assert not [process for process in everybody if process.alive]
+    assert not list(stage.members())
+    assert is_free(port)
+
+
+def test_ports_are_reserved_until_the_end(tmp_path: Path) -> None:
+    first, second = Stage(tmp_path), Stage(tmp_path)
+    port = first.free_port()
+
+    assert not second.claim(port)
+    first.close()
+    assert second.claim(port)
+    second.close()
+
+
+def test_http_server(stage: Stage) -> None:
+    port = stage.free_port()
+
+    stage.orphan(http_server(port), listening=port)
+
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert connection.recv(64).startswith(b"HTTP/1.0 200")
+
+
+def test_a_server_ignores_what_it_is_told_to(stage: Stage) -> None:
+    server = stage.orphan(tcp(stage.free_port(), "--ignore", "TERM", "--ignore", "INT"))
+
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)  # one bit a signal, from 1 on
+    assert ignored & 1 << signal.SIGTERM - 1
+    assert ignored & 1 << signal.SIGINT - 1
+
+
+def test_a_server_flushes_when_it_is_asked_to_end(stage: Stage, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    server = stage.orphan(tcp(stage.free_port(), "--flush", str(marker)))
+
+    server.process.send(signal.SIGTERM)
+
+    server.wait_gone()
+    assert marker.exists()
+
+
+def test_a_server_stops_itself(stage: Stage) -> None:
+    server = stage.orphan(tcp(stage.free_port(), "--stop-self"))
+
+    wait_until(lambda: (seen := server.process.stat) and seen.state == "T", "it is stopped")
+
+
+def test_a_master_replaces_a_worker(stage: Stage) -> None:
+    master = stage.orphan(tcp(stage.free_port(), "--workers", "2"))
+    first = master.workers[0]
+
+    first.send(signal.SIGKILL)
+
+    first.wait_gone()
+    wait_until(lambda: len(children(master.pid)) == 2, "there are two workers again")
+    assert first.pid not in children(master.pid)
+
+
+def test_a_thread_outlives_its_leader_and_keeps_the_port(stage: Stage) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port, "--dead-main"))
+
+    wait_until(lambda: (seen := server.process.stat) and seen.state == "Z", "the leader has ended")
+    assert server.alive
+    assert accepts(port)
+    if os.geteuid() == 0:  # to anybody else, a dead leader shows no descriptors at all
+        assert not list(Path(f"/proc/{server.pid}/fd").iterdir())
+
+
+def test_a_draining_server_lets_go_and_finishes(stage: Stage, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    port = stage.free_port()
+    server = stage.orphan(tcp(port, "--drain", str(marker)))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        assert connection.recv(64) == b"accepted\n"
+        server.process.send(signal.SIGTERM)
+        wait_until(lambda: not accepts(port), "it lets go of the port")
+        assert server.alive
+    server.wait_gone()
+    assert marker.exists()
+
+
+def test_a_server_wipes_its_title_and_environment(stage: Stage) -> None:
+    server = stage.orphan(tcp(stage.free_port(), "--wipe"))
+
+    assert Path(f"/proc/{server.pid}/cmdline").read_bytes().rstrip(b"\0") == b"worker: idle"
+    assert not environment(server.pid).strip(b"\0")
+
+
+def test_a_supervisor_starts_its_child_again(stage: Stage) -> None:
+    port = stage.free_port()
+    staged = stage.orphan(supervisor(tcp(port)))
+    first = staged.server
+
+    first.send(signal.SIGKILL)
+
+    staged.wait_ready()
+    assert staged.server != first
+    assert staged.process != first
+    assert accepts(port)
+
+
+def test_a_client_keeps_its_connection(stage: Stage) -> None:
+    port = stage.free_port()
+    stage.orphan(tcp(port))
+
+    assert stage.orphan(client(port)).alive
+
+
+def test_sockets_that_do_not_listen_on_tcp_in_v4(stage: Stage) -> None:
+    datagrams, bound = stage.free_port(), stage.free_port()
+    stage.orphan(udp(datagrams))
+    stage.orphan(serve("--bound", f"127.0.0.1:{bound}"))
+
+    assert not is_free(datagrams, socket.SOCK_DGRAM)
+    assert is_free(datagrams)
+    assert not accepts(bound)
+    with socket.socket() as sock, pytest.raises(OSError, match="in use"):
+        sock.bind(("127.0.0.1", bound))
+    if has_ipv6():
+        port = stage.free_port()
+        stage.orphan(tcp(port, host="[::1]"))
+        assert accepts(port, "::1")
+        assert not accepts(port)
+
+
+def test_servers_share_a_port(stage: Stage) -> None:
+    port = stage.free_port()
+    first = stage.orphan(tcp(port, "--reuseport"))
+    second = stage.orphan(tcp(port, "--reuseport"))
+
+    assert first.alive
+    assert second.alive
+
+
+@needs_root
+def test_a_server_runs_as_another_user(stage: Stage) -> None:
+    server = stage.orphan(tcp(stage.free_port(), "--uid", "65534"))
+
+    assert Path(f"/proc/{server.pid}").stat().st_uid == 65534
+
+
+def test_run_ids_of_the_living_and_the_dead(stage: Stage) -> None:
+    def controller(run_id: str) -> Identity:
+        pid, start, *_ = run_id.split(".")
+        return Identity(int(pid), int(start))
+
+    assert controller(stage.run_id(alive=True)).alive
+    assert not controller(stage.run_id(alive=False)).alive

@@ -1,0 +1,349 @@
+"""What the machine can withhold, for real: files, memory, permissions, /proc, clocks, reapers.
+
+What must hold whatever is missing: nobody is stopped wrongly, nothing crashes, a port that cannot
+be had is never called free, and what is missing is said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers import pid_reuse
+from helpers.processes import (
+    NOBODY,
+    Identity,
+    Stage,
+    Staged,
+    children,
+    holder,
+    is_free,
+    launch,
+    needs_namespace,
+    needs_program,
+    needs_root,
+    notes,
+    only,
+    rules,
+    stat,
+    tcp,
+    wait_until,
+    without,
+)
+from portfree._core.stop import longest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from helpers.figures import Figures
+    from helpers.processes import Starved
+    from portfree import Outcome
+    from portfree.model import Scope
+
+GROUP = "faults"
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+LATE = 3.0
+"""Seconds that a call may take beyond its bound, because others have the processor."""
+
+
+def trial(
+    stage: Stage,
+    project: Path,
+    figures: Figures,
+    server: Staged | Identity,
+    port: int,
+    *,
+    bystander: Staged | None = None,
+    prefix: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+    uid: int | None = None,
+    starved: Starved | None = None,
+    scope: Scope = "orphans",
+) -> Outcome:
+    """Call `free_ports` under these circumstances; what it says must be so."""
+    # psutil reads the sockets process by process: seconds, on a machine that has thousands.
+    grace = 3.0 if os.environ["PORTFREE_BACKEND"] == "linux" else 30.0
+    report = stage.call(
+        port,
+        cwd=project,
+        prefix=prefix,
+        env=env,
+        uid=uid,
+        starved=starved,
+        scope=scope,
+        grace=grace,
+    ).report()
+    outcome = only(report)
+    hit = bystander is not None and not bystander.alive
+    wrong = outcome.ok != is_free(port)
+    figures.trial(report.seconds, wrong_stops=hit, false_reports=wrong)
+    assert not hit
+    assert not wrong, outcome
+    assert outcome.ok != server.alive
+    if not outcome.ok:
+        said = [(each.verdict.instead, each.ended) for each in outcome.holders]
+        assert outcome.notes or any(map(any, said)), outcome
+    assert report.seconds <= longest(grace) + LATE
+    return outcome
+
+
+# What there is too little of
+
+
+def test_no_files_left(stage: Stage, project: Path, figures: Figures, *, long: bool) -> None:
+    for files in range(16) if long else (0, 1, 2, 4):
+        port = stage.free_port()
+        server = stage.orphan(tcp(port), cwd=project)
+        outcome = trial(stage, project, figures, server, port, starved={"files": files})
+        if files == 0:
+            assert not outcome.ok
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("what", [["netlink"], ["ipv6"], ["pidfd"], ["netlink", "ipv6", "pidfd"]])
+def test_what_a_sandbox_refuses_is_done_another_way(
+    stage: Stage, project: Path, figures: Figures, what: list[str]
+) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+    outcome = trial(stage, project, figures, server, port, prefix=without(*what))
+    assert outcome.status == "freed", outcome
+
+
+def test_signals_that_are_refused(
+    stage: Stage, project: Path, figures: Figures, backend: str
+) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+    outcome = trial(stage, project, figures, server, port, prefix=without("signals"))
+    if backend == "linux":  # the other one sends with kill(2)
+        assert "the system refused the signal" in holder(outcome, server).ended
+
+
+@needs_root
+@needs_program("setpriv")
+def test_without_the_capability_to_look_at_others(
+    stage: Stage, project: Path, figures: Figures, backend: str
+) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+    prefix = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
+    outcome = trial(stage, project, figures, server, port, prefix=prefix)
+    assert outcome.status == "busy"
+    assert "invisible" in notes(outcome)
+    if backend == "linux":  # psutil does not tell whose the socket is
+        assert "CAP_SYS_PTRACE" in notes(outcome)["invisible"]
+
+
+# /proc
+
+
+MOUNTED = ["unshare", "--mount", "sh", "-c"]
+
+
+@needs_root
+@needs_namespace("--mount")
+@pytest.mark.parametrize("hidepid", [1, 2])
+def test_a_proc_that_hides_others(
+    stage: Stage, open_project: Path, figures: Figures, hidepid: int
+) -> None:
+    mount = f'mount -t proc -o hidepid={hidepid} proc /proc && exec "$@"'
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=open_project)
+    prefix = [*MOUNTED, mount, "sh"]
+    scopes: tuple[Scope, ...] = ("orphans", "any")
+    for scope in scopes:
+        outcome = trial(
+            stage, open_project, figures, server, port, prefix=prefix, uid=NOBODY, scope=scope
+        )
+        assert outcome.status == "busy"
+        assert "as root" in notes(outcome)["invisible"] or "sudo" in notes(outcome)["invisible"]
+
+
+@needs_root
+@needs_namespace("--mount")
+def test_no_proc_at_all(stage: Stage, project: Path, figures: Figures) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+    prefix = [*MOUNTED, 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    outcome = trial(stage, project, figures, server, port, prefix=prefix)
+    assert outcome.status == "busy"
+    assert notes(outcome)
+
+
+@pytest.fixture
+def open_project(project: Path) -> Path:
+    """Our project, where every user may look."""
+    for folder in (project, *list(project.parents)[:3]):
+        folder.chmod(0o755)
+    return project
+
+
+# Clocks
+
+
+@needs_root
+@needs_namespace("--time", "--fork", "--boottime=100000")
+def test_a_run_lives_on_for_who_has_another_clock(
+    stage: Stage, project: Path, figures: Figures
+) -> None:
+    # In a time namespace every process seems to have started at another time (time_namespaces(7)).
+    away = ["unshare", "--time", "--fork", "--boottime=100000", "--monotonic=100000"]
+    run = stage.run_id(alive=True)
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project, env={"PORTFREE_RUN_ID": run})
+    outcome = trial(stage, project, figures, server, port, prefix=away)
+    assert rules(outcome) == {server.pid: "live-run"}
+
+    orphan = stage.free_port()
+    left = stage.orphan(tcp(orphan), cwd=project)
+    assert trial(stage, project, figures, left, orphan, prefix=away).status == "freed"
+
+
+# Home and here
+
+
+def test_a_directory_that_was_deleted(stage: Stage, project: Path, figures: Figures) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+    gone = project / "gone"
+    gone.mkdir()
+    prefix = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(gone)]
+    command = [*prefix, sys.executable, "-m", "portfree", "--json", "--scope=orphans", str(port)]
+    started = time.monotonic()
+    done = subprocess.run(command, env=_environment(stage), capture_output=True, text=True)
+    figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
+    # We are in no project, so nobody is an orphan of ours.
+    assert done.returncode == 1, done.stderr
+    (outcome,) = json.loads(done.stdout)["outcomes"]
+    assert [each["verdict"]["rule"] for each in outcome["holders"]] == ["attended"]
+    assert server.alive
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "", "relative", "/dev/null", "/proc/self/fd/99"])
+def test_a_home_that_is_none(stage: Stage, project: Path, figures: Figures, home: str) -> None:
+    port = stage.free_port()
+    server = stage.orphan(tcp(port), cwd=project)
+    outcome = trial(stage, project, figures, server, port, env={"HOME": home})
+    assert outcome.status == "freed"
+
+
+# Who is dead and stays
+
+
+def test_a_parent_that_never_reaps(stage: Stage, project: Path, figures: Figures) -> None:
+    port = stage.free_port()
+    server = stage.attended(tcp(port), cwd=project)  # launch.py never waits for it
+    outcome = trial(stage, project, figures, server, port, scope="mine")
+    assert outcome.status == "freed"
+    assert (seen := stat(server.pid)) is not None
+    assert seen.state == "Z"
+
+
+@needs_root
+@needs_program("nsenter")
+@needs_namespace("--pid", "--fork", "--mount-proc")
+def test_a_first_process_that_never_reaps(stage: Stage, project: Path, figures: Figures) -> None:
+    port = stage.free_port()
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    container = stage.orphan([*namespace, "sleep", "1000"], cwd=project)
+    (first,) = wait_until(lambda: children(container.pid), "the first process")
+    enter = ["nsenter", f"--target={first}", "--pid", "--mount"]
+    there = ["sh", "-c", 'cd "$0" && exec "$@"', str(project)]
+    stage.child([*enter, *there, *launch("orphan", tcp(port))], cwd=project, listening=port)
+    (server,) = (pid for pid in children(first) if Identity.of(pid).alive)
+
+    seen = Identity.of(server)
+    outcome = trial(stage, project, figures, seen, port, prefix=[*enter, "setsid", "--wait"])
+
+    assert outcome.status == "freed"
+    assert (left := stat(server)) is not None
+    assert left.state == "Z"
+
+
+@needs_root
+@needs_namespace("--pid", "--fork", "--mount-proc")
+def test_a_pid_that_passes_to_somebody_else(
+    stage: Stage, project: Path, figures: Figures, *, long: bool
+) -> None:
+    port = stage.free_port()
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    moments = [*pid_reuse.MOMENTS] * (20 if long else 2)
+    done = subprocess.run(
+        [*namespace, sys.executable, pid_reuse.__file__, str(port), *moments],
+        cwd=project,
+        env=_environment(stage),
+        capture_output=True,
+    )
+    assert not done.returncode, done.stderr
+    for moment, each in zip(moments, json.loads(done.stdout), strict=True):
+        figures.trial(each["seconds"], wrong_stops=each["hit"])
+        assert not each["hit"], moment
+        assert each["status"] in ("free", "freed"), moment  # the server is dead
+
+
+# What processes say of themselves
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\n::error::forged\r\n8000/tcp: free\x00 \u202e\x9b31m".replace(
+    "\0", ""
+)
+BYTES = b"\xff\xfe\x80".decode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize("how", ["kept", "stopped"])
+def test_texts_that_would_forge_a_report(
+    stage: Stage, project: Path, tmp_path: Path, figures: Figures, how: str
+) -> None:
+    hostile = HOSTILE + BYTES
+    folder = (project if how == "stopped" else tmp_path) / hostile.replace("/", "-")
+    folder.mkdir()
+    environment = {"GITHUB_ACTION": hostile}
+    if how == "stopped":  # the launcher of the other one is an orphan: a mark would tell of it
+        environment["PYTEST_CURRENT_TEST"] = f"{hostile} (setup)"
+    many = [hostile * 2000] * 16  # of a megabyte
+    port = stage.free_port()
+    # The words come after those that the server reads.
+    command = [*tcp(port), "--", *many]
+    assert sum(map(len, map(os.fsencode, many))) > 1 << 20
+    start = stage.attended if how == "kept" else stage.orphan
+    server = start(command, cwd=folder, env=environment)
+    for flags in ([], ["--json"], ["--quiet"]):
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "portfree", *flags, "--dry-run", "--scope=orphans", str(port)],
+            cwd=project,
+            env=_environment(stage),
+            capture_output=True,
+        )
+        figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
+        assert done.returncode == (how == "kept"), (
+            done.stdout.decode()[:2000] + done.stderr.decode()
+        )
+        text = done.stdout.decode()  # valid UTF-8
+        for line in (text + done.stderr.decode()).split("\n"):
+            assert line.isprintable()
+            assert not line.lstrip().startswith("::error")
+        if flags == ["--json"]:
+            (outcome,) = json.loads(text)["outcomes"]
+            (said,) = outcome["holders"]
+            assert said["pid"] == server.pid
+            assert len(text) < 10_000
+        else:
+            assert len(text.splitlines()) < 10
+    outcome = trial(stage, project, figures, server, port)
+    assert outcome.ok == (how == "stopped")
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    return stage.environment({"PORTFREE_BACKEND": os.environ["PORTFREE_BACKEND"]})

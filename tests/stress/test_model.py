@@ -1,0 +1,487 @@
+"""The promises, on machines at random where anything happens at any time.
+
+Hypothesis builds a machine step by step (who starts whom, who holds what, who dies when, also in
+the midst of a call) and calls portfree in between. What may be done there follows from the truth
+that `world` writes down, not from the rules of portfree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from helpers import fake_system
+from helpers.fake_system import unmarked
+from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, Being, World, deed
+from portfree._core import run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from helpers.fake_system import Actor
+    from helpers.figures import Figures
+    from helpers.simulation import Bare, Behaviour, Deed, Kind, Place
+    from portfree._core.context import Phase
+    from portfree._core.ports import Port
+    from portfree._system.interface import Signal
+    from portfree.model import HolderReport, Report, Scope
+
+__all__ = ["unmarked"]
+
+GROUP = "model"
+
+pytestmark = pytest.mark.usefixtures("unmarked")
+
+# For so long portfree tries a port that nobody is seen with, and settles all such ports then.
+LAST_TRIES = 0.11
+
+# What is asked of the boundary when a call is under way: after any of these something may happen.
+QUESTIONS = ("bind", "sockets", "owners", "holds", "process", "pids", "pin", "wait")
+
+seconds = st.sampled_from([0.0, 0.001, 0.004, 0.02, 0.3, 0.6, 1.4])
+places = st.sampled_from(["ours", "nested", "other", "temporary", "none"])
+bares = st.sampled_from(["", "", "wiped", "dropped"])
+deeds = st.sampled_from(
+    [
+        *("die", "let go", "fork", "exec", "recycle", "replace"),
+        *("refuse", "hide", "unpin", "hide facts"),
+    ]
+)
+launchers = st.sampled_from(
+    ["terminal", "wrapper", "launcher", "runner", "runner", "agent", "multiplexer", "manager"]
+)
+behaviours = st.sampled_from(["obeys", "slow", "needs INT", "needs KILL", "immortal", "drains"])
+
+
+class Machine(RuleBasedStateMachine):
+    """A machine, and portfree on it."""
+
+    beings: Bundle[Being] = Bundle("beings")
+
+    def __init__(self, figures: Figures, project: Path, elsewhere: Path) -> None:
+        super().__init__()
+        self.figures, self.project, self.elsewhere = figures, project, elsewhere
+        self.environment = mock.patch.dict(os.environ)
+        self.environment.start()
+        self.interruptions: dict[tuple[str, int], list[Callable[[], None]]] = {}
+
+    def teardown(self) -> None:
+        run_id.OPEN_HERE.clear()
+        self.environment.stop()
+
+    @initialize(
+        target=beings,
+        under=st.sampled_from(["terminal", "runner", "agent"]),
+        root=st.booleans(),
+        init=st.sampled_from(["systemd", "tini"]),
+        polite=st.sampled_from([True, True, True, False]),
+        by_address=st.sampled_from([False, False, True]),
+    )
+    def boot(self, under: str, root: bool, init: str, polite: bool, by_address: bool) -> Being:  # noqa: FBT001
+        self.world = World(
+            self.project,
+            self.elsewhere,
+            under=under,  # type: ignore[arg-type]
+            root=root,
+            init=init,
+            polite=polite,
+            by_address=by_address,
+        )
+        os.environ.update(self.world.caller.actor.process.marks)
+        if root:
+            os.environ["SUDO_UID"] = "1000"
+        return self.world.init
+
+    # Who is there
+
+    @rule(target=beings)
+    def the_caller(self) -> Being:
+        return self.world.caller
+
+    @rule(
+        target=beings,
+        parent=beings,
+        kinds=st.lists(launchers, min_size=1, max_size=3),
+        place=places,
+        bare=bares,
+        gives_id=st.booleans(),
+    )
+    def start(
+        self,
+        parent: Being,
+        kinds: list[Kind],
+        place: Place,
+        bare: Bare,
+        gives_id: bool,  # noqa: FBT001
+    ) -> MultipleResults[Being]:
+        """One starts the next."""
+        started = [self._living(parent)]
+        for kind in kinds:
+            self.world.let_time_pass(0.05)
+            above = self._living(started[-1])
+            started.append(self.world.start(kind, above, place=place, bare=bare, gives_id=gives_id))
+        return multiple(*started[1:])
+
+    @rule(
+        target=beings,
+        parent=beings,
+        port=st.sampled_from(PORTS),
+        place=places,
+        bare=bares,
+        behaviour=behaviours,
+        daemon=st.booleans(),
+        stays=st.sampled_from([False, False, False, True]),
+    )
+    def serve(
+        self,
+        parent: Being,
+        port: Port,
+        place: Place,
+        bare: Bare,
+        behaviour: Behaviour,
+        daemon: bool,  # noqa: FBT001
+        stays: bool,  # noqa: FBT001
+    ) -> Being:
+        self.world.let_time_pass(0.05)
+        parent = self._living(parent)
+        between = self.world.start("wrapper", parent, place=place) if daemon else parent
+        server = self.world.start(
+            "server", between, place=place, bare=bare, behaviour=behaviour, stays=stays
+        )
+        self.world.listen(server, port)
+        if daemon:
+            between.actor.end()
+        return server
+
+    @rule(
+        target=beings,
+        kind=st.sampled_from(
+            ["service", "system", "engine", "contained", "server", "multiplexer", "manager"]
+        ),
+        owner=st.sampled_from([0, SOMEBODY, 1000]),
+        port=st.sampled_from(PORTS),
+        place=places,
+    )
+    def serve_for_others(self, kind: Kind, owner: int, port: Port, place: Place) -> Being:
+        self.world.let_time_pass(0.05)
+        server = self.world.start(kind, self.world.init, owner=owner, place=place)
+        self.world.listen(server, port)
+        return server
+
+    @rule(
+        target=beings,
+        parent=beings,
+        port=st.sampled_from(PORTS),
+        place=places,
+        delay=seconds,
+        bare=bares,
+    )
+    def supervise(
+        self,
+        parent: Being,
+        port: Port,
+        place: Place,
+        delay: float,
+        bare: Bare,
+    ) -> MultipleResults[Being]:
+        self.world.let_time_pass(0.05)
+        supervisor = self.world.start("launcher", self._living(parent), place=place)
+        server = self.world.supervise(supervisor, port, delay=delay, bare=bare)
+        return multiple(supervisor, server)
+
+    @rule(being=beings, port=st.sampled_from([*PORTS, NEVER_ASKED]), connected=st.booleans())
+    def listen(self, being: Being, port: Port, connected: bool) -> None:  # noqa: FBT001
+        if being.alive:
+            self.world.listen(being, port, connected=connected)
+
+    @rule(target=beings, being=beings, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2]))
+    def serve_by_fork(self, being: Being, port: Port, times: int) -> Being:
+        """As multiprocessing does it: once, or twice to become a daemon."""
+        self.world.let_time_pass(0.05)
+        being = self._living(being)
+        if being is self.world.init:
+            return being
+        copies = [being]
+        for _ in range(times):
+            copies.append(self.world.fork(copies[-1]))
+        self.world.listen(copies[-1], port)
+        for between in copies[1:-1]:
+            between.actor.end()
+        return copies[-1]
+
+    @rule(one=beings, other=beings)
+    def connect(self, one: Being, other: Being) -> None:
+        if one is not other:
+            self.world.connect(one, other)
+
+    @rule(being=beings)
+    def its_run_ends(self, being: Being) -> None:
+        for above in being.births():
+            self.world.end_well(above)
+
+    @rule(being=beings)
+    def the_folder_of_its_run_is_removed(self, being: Being) -> None:
+        if being.run is not None and not being.run.alive:
+            self.world.system.locks.pop(self.world._temporary(being.run), None)
+
+    @rule(giver=beings, taker=beings)
+    def share(self, giver: Being, taker: Being) -> None:
+        if giver.alive and taker.alive:
+            taker.actor.holds |= giver.actor.holds
+            self.world.look()
+
+    # What happens, now or while a call is under way
+
+    @rule(being=beings, what=deeds)
+    def happens(self, being: Being, what: Deed) -> None:
+        deed(self.world, what, being)()
+
+    @rule(being=beings)
+    def its_run_is_killed(self, being: Being) -> None:
+        for above in being.births():
+            if above.kind in ("runner", "agent"):
+                deed(self.world, "die", above)()
+
+    @rule(being=beings, what=deeds, delay=seconds)
+    def happens_later(self, being: Being, what: Deed, delay: float) -> None:
+        self.world.system.after(delay, deed(self.world, what, being))
+
+    @rule(being=beings, what=deeds, question=st.sampled_from(QUESTIONS), number=st.integers(1, 12))
+    def happens_between(self, being: Being, what: Deed, question: str, number: int) -> None:
+        happening = deed(self.world, what, being)
+        self.interruptions.setdefault((question, number), []).append(happening)
+
+    @rule(time=seconds)
+    def time_passes(self, time: float) -> None:
+        self.world.let_time_pass(time)
+
+    @precondition(lambda self: not self.world.own_run)
+    @rule()
+    def open_run(self) -> None:
+        caller = self.world.caller.actor
+        element = f"{caller.pid}.{caller.process.start}.{len(self.world.ended):x}"
+        outer = os.environ.get(run_id.RUN_ID)
+        self.world.own_run = f"{outer}/{element}" if outer else element
+        self.world.began = self.world.system.now()
+        held = {socket.port for socket in self.world.system.kernel.values()}
+        self.quiet = frozenset(PORTS) - held
+        self.began = self.world.system.moment()
+        run_id.OPEN_HERE.add(element)
+        os.environ[run_id.RUN_ID] = self.world.own_run
+
+    @precondition(lambda self: self.world.own_run)
+    @rule(grace=st.sampled_from([0.0, 0.2, 1.0]))
+    def close_run(self, grace: float) -> None:
+        outer, _, element = self.world.own_run.rpartition("/")
+        os.environ.pop(run_id.RUN_ID)
+        os.environ.update({run_id.RUN_ID: outer} if outer else {})
+        self._call(frozenset(PORTS), "orphans", grace, phase="after", ending=element)
+        run_id.OPEN_HERE.discard(element)
+        self.world.own_run = ""
+        self.world.ended.append(element)
+
+    @rule(
+        ports=st.frozensets(st.sampled_from(PORTS), min_size=1),
+        scope=st.sampled_from(["orphans", "orphans", "project", "mine", "any"]),
+        grace=st.sampled_from([0.0, 0.2, 1.0]),
+        wait=st.sampled_from([0.0, 0.0, 0.7]),
+        dry_run=st.sampled_from([False, False, False, True]),
+        phase=st.sampled_from(["call", "call", "before"]),
+    )
+    def call(
+        self,
+        ports: frozenset[Port],
+        scope: Scope,
+        grace: float,
+        wait: float,
+        dry_run: bool,  # noqa: FBT001
+        phase: Phase,
+    ) -> None:
+        self._call(ports, scope, grace, wait=wait, dry_run=dry_run, phase=phase)
+
+    # One call, and what must be true of it
+
+    def _living(self, being: Being) -> Being:
+        """This one, or who has adopted its children."""
+        return being if being.alive else self.world.init
+
+    def _call(
+        self,
+        ports: frozenset[Port],
+        scope: Scope,
+        grace: float,
+        *,
+        wait: float = 0.0,
+        dry_run: bool = False,
+        phase: Phase = "call",
+        ending: str | None = None,
+    ) -> None:
+        world, system = self.world, self.world.system
+        quiet = not self.interruptions and not system._events
+        world.forget()
+        ask = Ask(ports, scope, phase, system.now())
+        due = self._must_be_freed(ask) if quiet and not dry_run else set()
+        self.wrong: list[str] = []
+        self.allowed: set[Being] = set()
+        self.moments: list[tuple[float, set[Port], set[Port]]] = []
+        self.asked: Counter[str] = Counter()
+        self.peers = {being: world.sharers(being, ports) for being in world.held}
+        before = len(system.signals)
+        system.witness, system.watch = partial(self._witness, ask), partial(self._watch, ask)
+        report = fake_system.call(
+            system,
+            *sorted(ports),
+            scope=scope,
+            grace=grace,
+            wait=wait,
+            dry_run=dry_run,
+            phase=phase,
+            ending=ending,
+            began=self.began if ending else None,
+            quiet=self.quiet if ending else (),
+        )
+        system.witness, system.watch = lambda *_: None, lambda *_: None
+        self.interruptions.clear()
+        false = self._false(report, before)
+        false += [f"{port} was not freed" for port in due if not self._freed(report, port)]
+        if dry_run and system.signals[before:]:
+            self.wrong.append("somebody was signalled in a dry run")
+        self.figures.trial(
+            system.now() - ask.began, wrong_stops=len(self.wrong), false_reports=len(false)
+        )
+        if self.wrong or false:
+            note(f"{report}\nsignals: {system.signals[before:]}")
+        assert not self.wrong, "; ".join(self.wrong)
+        assert not false, "; ".join(false)
+
+    def _must_be_freed(self, ask: Ask) -> set[Port]:
+        """The ports that nobody has but plain orphans (or, in scope mine, servers of ours)."""
+        world = self.world
+        return {
+            port
+            for port in ask.ports
+            if (holders := world.holders(port))
+            # Before a run, what shows nothing may have been started for it.
+            and not (ask.phase == "before" and any(b.bare == "wiped" for b in holders))
+            and all(
+                world.plain_orphan(b)
+                or world.plainly_left(b)
+                or (ask.scope in ("mine", "any") and world.plainly_mine(b))
+                for b in holders
+            )
+        }
+
+    def _freed(self, report: Report, port: Port) -> bool:
+        return next(o.status for o in report.outcomes if o.port == port) == "freed"
+
+    def _watch(self, ask: Ask, question: str) -> None:
+        world = self.world
+        if question == "owners":
+            # Judged by what is true now, somebody is signalled a moment later.
+            self.allowed |= {b for b in world.beings if b.alive and not world.forbidden(b, ask)}
+        if question == "bind":
+            held = {port for port in PORTS if world.holders(port)}
+            used = {port for port in PORTS if world.used(port)}
+            self.moments.append((world.system.now(), held, used))
+        self.asked[question] += 1
+        for happening in self.interruptions.pop((question, self.asked[question]), []):
+            happening()
+
+    def _witness(self, ask: Ask, actor: Actor, signal: Signal) -> None:
+        world = self.world
+        being = world.of(actor)
+        if (why := world.forbidden(being, ask)) and being not in self.allowed:
+            self.wrong.append(f"SIG{signal} to {being}: {why}")
+        for peer in self.peers.get(being, set()) & world.sharers(being, ask.ports):
+            related = being in peer.chain() or peer in being.chain()
+            why = world.untouchable(peer) if related else world.forbidden(peer, ask)
+            if why and peer not in self.allowed:
+                self.wrong.append(f"SIG{signal} to {being}, who shares with {peer}: {why}")
+
+    def _false(self, report: Report, before: int) -> list[str]:
+        """What the report says and is not so, or does not say."""
+        system = self.world.system
+        false = []
+        for outcome in report.outcomes:
+            at = self.moments[0][0] + outcome.seconds
+            then = [
+                (held, used) for time, held, used in self.moments if -1e-9 < at - time < LAST_TRIES
+            ]
+            if outcome.status == "busy":
+                seen = any(outcome.port in used for _, used in then)
+            else:
+                seen = any(outcome.port not in held for held, _ in then)
+            if not seen:
+                false.append(f"{outcome.port} was not {outcome.status} at {at}")
+            if outcome.status == "freed" and not outcome.holders:
+                false.append(f"{outcome.port} is freed, and from nobody")
+            if outcome.status == "busy" and not (outcome.holders or outcome.notes):
+                false.append(f"{outcome.port} is busy, and nothing says why")
+
+        told: dict[tuple[int, float | None], list[HolderReport]] = {}
+        for outcome in report.outcomes:
+            for holder in outcome.holders:
+                told.setdefault((holder.pid, holder.started), []).append(holder)
+        notes = " ".join(each.text for outcome in report.outcomes for each in outcome.notes)
+        signalled = {
+            (sent.process.pid, sent.process.started): sent.process
+            for sent in system.signals[before:]
+        }
+        for identity, process in signalled.items():
+            got = {
+                sent.signal
+                for sent in system.signals[before:]
+                if (sent.process.pid, sent.process.started) == identity and sent.signal != "CONT"
+            }
+            entries = told.get(identity, [])
+            if not entries and f"started again by {process.name} (pid {process.pid})" not in notes:
+                false.append(f"pid {process.pid} got {got}, and is not in the report")
+            for entry in entries:
+                said = set(re.findall(r"SIG(\w+)", entry.ended))
+                if said != got and (system.polite or entry.ended != "terminated"):
+                    false.append(f"pid {process.pid} got {got}, but the report says {entry.ended}")
+        for identity, entries in told.items():
+            ended = any(entry.ended.startswith(("ended", "terminated")) for entry in entries)
+            lives = any(
+                actor.alive and (actor.pid, actor.process.started) == identity
+                for actor in system.actors.values()
+            )
+            if ended and lives:
+                false.append(f"pid {identity[0]} is alive, but the report says it has ended")
+            if identity not in signalled and any("SIG" in entry.ended for entry in entries):
+                false.append(f"pid {identity[0]} got no signal, but the report says so")
+        return false
+
+
+def test_the_promises_are_kept_whatever_happens(
+    figures: Figures, project: Path, elsewhere: Path, *, long: bool
+) -> None:
+    run_state_machine_as_test(
+        lambda: Machine(figures, project, elsewhere),  # type: ignore[arg-type]
+        settings=settings(
+            max_examples=2_500 if long else 300,
+            stateful_step_count=50 if long else 30,
+            deadline=None,
+            derandomize=not long,  # what is new is for the long version to find
+            suppress_health_check=[*HealthCheck],
+        ),
+    )

@@ -1,0 +1,263 @@
+"""The services in the zoo: what tests talk to, and what saves its data if it is let."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers.processes import NOBODY, needs_program, needs_root, only, wait_until
+from helpers.real_servers import Animal, Cage, Trial, generate, holders, parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from helpers.figures import Figures
+    from helpers.processes import Stage
+
+GROUP = "zoo"
+
+NGINX_CONF = """\
+worker_processes 2;
+pid nginx.pid;
+error_log error.log notice;
+events {}
+http {
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  server {
+    listen 127.0.0.1:$PORT;
+    return 200 hello;
+  }
+}
+"""
+
+NGINX = Animal(
+    name="nginx",
+    command=["nginx", "-p", "$FOLDER", "-c", "nginx.conf", "-e", "error.log"],
+    files={"nginx.conf": NGINX_CONF},
+    programs=["nginx"],
+    holders=3,
+    wipes=True,
+    check=lambda cage: not (cage.folder / "nginx.pid").exists(),
+)
+
+
+def _keeps_the_basket(cage: Cage) -> bool:
+    """Whether Redis has the client's data when it is started again."""
+    port = cage.stage.free_port()
+    again = ["redis-server", "redis.conf", "--port", str(port)]
+    cage.stage.orphan(again, cwd=cage.folder, listening=port)
+    with socket.create_connection(("127.0.0.1", port), 5) as client:
+        client.sendall(b"GET basket\r\n")
+        return b"pear" in client.recv(100)
+
+
+REDIS = Animal(
+    name="redis",
+    command=["redis-server", "redis.conf"],
+    files={"redis.conf": "bind 127.0.0.1\nport $PORT\nsave 3600 1\ndir $FOLDER\n"},
+    programs=["redis-server"],
+    wipes=True,
+    request="SET basket pear\r\n",
+    check=_keeps_the_basket,
+)
+
+
+def _script(name: str) -> str:
+    """A program that is installed beside portfree."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _start_a_kernel(cage: Cage) -> bool:
+    with closing(HTTPConnection("127.0.0.1", cage.port, timeout=20)) as connection:
+        connection.request("POST", "/api/kernels", "{}")
+        return connection.getresponse().status == 201
+
+
+JUPYTER = Animal(
+    name="jupyter",
+    command=[
+        *(_script("jupyter-server"), "--port=$PORT", "--no-browser", "--allow-root"),
+        *("--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"),
+    ],
+    env={"IPYTHONDIR": "$FOLDER/ipython"},
+    programs=[_script("jupyter-server")],
+    modules=["ipykernel"],
+    ready=_start_a_kernel,
+    scope="mine",  # it is meant to outlive who starts it
+    rules={("orphan", "mine"): "mine", ("test", "mine"): "mine"},
+    check=lambda cage: "Shutting down 1 kernel" in cage.log,
+)
+
+WEB = f"{sys.executable} -m http.server --bind 127.0.0.1 $PORT"
+
+HONCHO = Animal(
+    name="honcho",
+    command=[_script("honcho"), "start"],
+    files={"Procfile": f"web: {WEB}\n"},
+    programs=[_script("honcho")],
+    launcher="honcho",
+)
+
+SUPERVISOR_CONF = f"""\
+[supervisord]
+logfile=supervisord.log
+pidfile=supervisord.pid
+
+[program:web]
+command={WEB}
+autorestart=true
+"""
+
+SUPERVISORD = Animal(
+    name="supervisord",
+    command=[_script("supervisord"), "-c", "supervisord.conf"],
+    files={"supervisord.conf": SUPERVISOR_CONF},
+    programs=[_script("supervisord")],
+    launcher="supervisord",
+    ready=lambda cage: "entered RUNNING state" in cage.read("supervisord.log"),
+    check=lambda cage: "received SIGTERM" in cage.read("supervisord.log"),
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    generate(metafunc, [NGINX, JUPYTER, REDIS, HONCHO, SUPERVISORD])
+
+
+def test_it_is_freed(trial: Trial, stage: Stage, project: Path, figures: Figures) -> None:
+    trial.run(stage, project, figures)
+
+
+@needs_program(_script("supervisord"))
+def test_a_supervisor_that_somebody_looks_after_is_named(
+    stage: Stage, project: Path, figures: Figures
+) -> None:
+    foreground = replace(SUPERVISORD, command=[*SUPERVISORD.command, "--nodaemon"])
+    cage = Cage(foreground, "attended", stage, project / "cage")
+    (supervisor,) = cage.keepers
+    who = f"supervisord (pid {supervisor.pid})"
+
+    report = stage.call(cage.port, cwd=project).report()
+    figures.trial(report.seconds, wrong_stops=sum(not each.alive for each in cage.family))
+    (found,) = only(report).holders
+    assert found.verdict.rule == "service"
+    assert found.verdict.reason == f"{who} looks after it, and would start it again"
+    assert "supervisorctl stop " in found.verdict.instead
+    assert all(each.alive for each in cage.family)
+
+    report = stage.call(cage.port, cwd=project, scope="mine").report()
+    figures.trial(
+        report.seconds,
+        wrong_stops=not supervisor.alive,
+        false_reports=only(report).status != "busy",
+    )
+    assert only(report).status == "busy"
+    assert supervisor.alive
+
+
+# PostgreSQL, which root may not run
+
+
+def _postgres() -> str:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian has it
+    return str(found[-1]) if found else str(Path(shutil.which("postgres") or "postgres").parent)
+
+
+_BIN = Path(_postgres())
+_AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+_AS_OTHER = _AS_NOBODY if os.geteuid() == 0 else []
+_WELCOME = b"user\0postgres\0database\0postgres\0\0"
+_STARTUP = struct.pack("!ii", 8 + len(_WELCOME), 3 << 16) + _WELCOME
+
+
+def _make_cluster(cage: Cage) -> None:
+    if _AS_OTHER:
+        os.chown(cage.folder, NOBODY, NOBODY)
+    initdb = [str(_BIN / "initdb"), "--no-sync", "--auth=trust", "--username=postgres"]
+    done = subprocess.run(
+        [*_AS_OTHER, *initdb, f"--pgdata={cage.folder}/data"],
+        cwd=cage.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _was_shut_down(cage: Cage) -> bool:
+    """Whether the cluster has nothing to recover when it is started again."""
+    port = cage.stage.free_port()
+    command = [cage.filled(word.replace("$PORT", str(port))) for word in POSTGRES.command]
+    again = cage.stage.orphan(command, cwd=cage.folder, listening=port)
+    log = again._lines._log
+    ready = "ready to accept connections"
+    wait_until(lambda: ready in log.read_text(), "PostgreSQL is up again")
+    said = log.read_text()
+    assert "not properly shut down" not in said
+    return "database system was shut down at" in said
+
+
+POSTGRES = Animal(
+    name="postgres",
+    command=[
+        *(*_AS_OTHER, str(_BIN / "postgres"), "-D", "$FOLDER/data", "-p", "$PORT"),
+        *("-k", "$FOLDER", "-c", "listen_addresses=127.0.0.1"),
+    ],
+    programs=[str(_BIN / "postgres"), str(_BIN / "initdb"), *_AS_OTHER[:1]],
+    prepare=_make_cluster,
+    ready=lambda cage: "ready to accept connections" in cage.log,
+    request=_STARTUP.decode(),
+    scope="any",
+    check=_was_shut_down,
+)
+
+OTHERS_POSTGRES = replace(POSTGRES, scope="orphans", rules={("orphan", "orphans"): "other-user"})
+
+
+@pytest.fixture
+def open_project() -> Iterator[Path]:
+    """A project that every user may look into, which pytest's own folders do not allow."""
+    folder = Path(tempfile.mkdtemp(prefix="portfree-"))
+    folder.chmod(0o755)
+    (folder / "pyproject.toml").write_text("")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("freed", [parameter(Trial(POSTGRES, "orphan", "command"))])
+def test_postgres_has_nothing_to_recover(
+    open_project: Path, stage: Stage, freed: Trial, figures: Figures
+) -> None:
+    cage = freed.run(stage, open_project, figures)
+
+    assert "received smart shutdown request" in cage.log
+    assert "received fast shutdown request" in cage.log  # the smart one waits for the client
+
+
+@needs_root
+@pytest.mark.parametrize("kept", [parameter(Trial(OTHERS_POSTGRES, "orphan", "library"))])
+def test_the_postgres_of_another_user_is_kept_from_root_too(
+    open_project: Path, stage: Stage, kept: Trial, figures: Figures
+) -> None:
+    cage = kept.run(stage, open_project, figures)
+
+    report = stage.call(cage.port, cwd=open_project, uid=NOBODY).report()
+    figures.trial(report.seconds, false_reports=bool(holders(cage.port)) == only(report).ok)
+    assert only(report).status == "freed"
+    assert [each.verdict.rule for each in only(report).holders] == ["orphan"]
+    assert _was_shut_down(cage)

@@ -1,0 +1,186 @@
+"""What the parameters may be, whoever asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portfree._core import settings
+from portfree._core.advice import Surface
+from portfree._core.ports import Port
+from portfree._core.pyproject import Settings
+from portfree.errors import PortfreeError, PortSpecError
+from portfree.model import LEAKS, ON_BUSY, SCOPES, Request
+
+PORTS = (Port(8000),)
+
+
+@pytest.mark.parametrize("value", SCOPES)
+def test_every_scope_is_taken(value: str) -> None:
+    assert settings.scope(value) == value
+
+
+@pytest.mark.parametrize("value", ON_BUSY)
+def test_every_way_to_take_a_busy_port_is_taken(value: str) -> None:
+    assert settings.on_busy(value) == value
+
+
+@pytest.mark.parametrize("value", LEAKS)
+def test_every_way_to_take_a_leak_is_taken(value: str) -> None:
+    assert settings.leaks(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("all", "scope is 'all': choose one of orphans, project, mine, any"),
+        ("", "scope is '': choose one of orphans, project, mine, any"),
+        (
+            "Orphan",
+            "scope is 'Orphan': choose one of orphans, project, mine, any (did you mean orphans?)",
+        ),
+        (None, "scope is None: choose one of orphans, project, mine, any"),
+        (["any"], "scope is ['any']: choose one of orphans, project, mine, any"),
+        ("a\nb\x1b", r"scope is 'a\nb\x1b': choose one of orphans, project, mine, any"),
+    ],
+)
+def test_another_scope_is_refused_in_one_line(value: object, message: str) -> None:
+    with pytest.raises(PortfreeError) as caught:
+        settings.scope(value)
+
+    assert str(caught.value) == message
+    assert not isinstance(caught.value, PortSpecError)
+
+
+def test_the_name_of_the_parameter_is_the_one_that_the_user_wrote() -> None:
+    with pytest.raises(PortfreeError, match=r"^--scope is 'x': "):
+        settings.scope("x", "--scope")
+    with pytest.raises(PortfreeError, match=r"^on-busy is 'x': choose one of warn, fail$"):
+        settings.on_busy("x", "on-busy")
+    with pytest.raises(
+        PortfreeError, match=r"^leaks is 'halt': choose one of ignore, warn, stop, fail$"
+    ):
+        settings.leaks("halt")
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 3, 0.25, 86_400])
+def test_seconds_are_ints_or_floats_from_nothing_to_a_day(value: float) -> None:
+    seconds = settings.seconds(value, "grace")
+
+    assert seconds == value
+    assert type(seconds) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (-1, "-1"),
+        (-0.001, "-0.001"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (float("-inf"), "-inf"),
+        (86_401, "86401"),
+        (10**400, "1" + "0" * 56 + "..."),
+        pytest.param(10**5000, "a very long int", id="huge"),  # pytest cannot write it either
+    ],
+)
+def test_other_times_are_refused(value: float, shown: str) -> None:
+    with pytest.raises(PortfreeError) as caught:
+        settings.seconds(value, "grace")
+
+    assert str(caught.value) == f"grace is {shown}: give seconds from 0 to 86400 (one day)"
+
+
+@pytest.mark.parametrize("value", [True, False, "3", None, [3], Decimal(3), 3j])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(PortfreeError) as caught:
+        settings.seconds(value, "wait")
+
+    assert str(caught.value) == (f"wait is {value!r}: give a number of seconds, such as 3 or 0.5")
+
+
+@given(st.one_of(st.floats(), st.integers(), st.text(), st.booleans(), st.none()))
+def test_whatever_is_given_is_taken_or_refused(value: object) -> None:
+    try:
+        seconds = settings.seconds(value, "grace")
+    except PortfreeError as error:
+        said, seconds = str(error), 0.0
+    else:
+        said = ""
+    assert said.isprintable()
+    assert 0 <= seconds <= settings.LONGEST
+
+
+def test_checking_loads_nothing_that_is_slow_to_import() -> None:
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; before = set(sys.modules);"
+        "from portfree._core import settings;"
+        "settings.scope('any'); settings.seconds(1, 'grace'); settings.on_busy('warn');"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    # Without site (-S), which would load what start-up hooks of other packages ask for.
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert not {"difflib", "logging", "argparse", "pathlib", "psutil"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("surface", "setting", "message"),
+    [
+        ("library", "on_busy", "on_busy is 'x': choose one of warn, fail"),
+        ("command", "on_busy", "--on-busy is 'x': choose one of warn, fail"),
+        ("pytest", "on_busy", "free_ports_on_busy is 'x': choose one of warn, fail"),
+        ("tox", "grace", "free_ports_grace is 'x': give a number of seconds, such as 3 or 0.5"),
+        ("action", "on_busy", "on-busy is 'x': choose one of warn, fail"),
+    ],
+)
+def test_a_bad_value_is_named_as_the_surface_spells_it(
+    surface: Surface, setting: str, message: str
+) -> None:
+    with pytest.raises(PortfreeError) as caught:
+        settings.request(surface, PORTS, {setting: "x"})
+    assert str(caught.value) == message
+
+
+def test_what_was_given_comes_before_the_table_and_that_before_the_defaults() -> None:
+    table = Settings(Path("pyproject.toml"), (Port(9000),), scope="mine", grace=1.0)
+
+    asked = settings.request(
+        "command", PORTS, {"grace": 2, "wait": None}, table, scope="any", on_busy="fail"
+    )
+
+    assert asked == Request(PORTS, "mine", 2.0, 0.0, "fail", surface="command")
+    assert settings.request("library", (), {}, table).ports == (Port(9000),)
+    assert settings.request("library", PORTS, {}) == Request(PORTS)
+
+
+@pytest.mark.parametrize(
+    ("surface", "example"),
+    [
+        ("library", "free_ports(8000)"),
+        ("command", "portfree 8000"),
+        ("action", "with: ports: 8000"),
+    ],
+)
+def test_without_ports_the_surface_says_how_to_give_them(surface: Surface, example: str) -> None:
+    for table, where in (
+        (None, ""),
+        (Settings(Path("x/pyproject.toml")), " in [tool.portfree] of x/pyproject.toml"),
+    ):
+        with pytest.raises(PortSpecError) as caught:
+            settings.request(surface, (), {}, table)
+        assert str(caught.value).startswith(f"no ports{where}: give them, {example}, or list them ")
+
+
+def test_a_number_of_a_text_is_one() -> None:
+    assert settings.number("2.5") == 2.5
+    assert settings.number("2s") == "2s"
+    assert settings.number(None) is None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from helpers.figures import PROPERTY, Figures, table
-from helpers.processes import Stage
+from helpers.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,15 +77,15 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def processes(tmp_path: Path) -> Iterator[Processes]:
     """Starts real processes, and clears away every one of them, whatever the test does."""
     folder = tmp_path / "stage"
     folder.mkdir()
-    stage = Stage(folder)
+    processes = Processes(folder)
     try:
-        yield stage
+        yield processes
     finally:
-        stage.close()
+        processes.close()
 
 
 def _project(folder: Path) -> Path:

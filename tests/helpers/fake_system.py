@@ -116,9 +116,9 @@ def _signal(name: str) -> Signal:
 class FakePin:
     """A process held by its identity, as a pidfd holds it."""
 
-    def __init__(self, system: FakeSystem, actor: Actor) -> None:
+    def __init__(self, system: FakeSystem, server_process: Actor) -> None:
         self._system = system
-        self._actor = actor
+        self._actor = server_process
         system.open_pins.append(self)
         system.pins_made += 1
 
@@ -248,8 +248,8 @@ class FakeSystem:
             forked=forked,
             control_group=control_group,
         )
-        actor = self.actors[pid] = Actor(self, process)
-        return actor
+        server_process = self.actors[pid] = Actor(self, process)
+        return server_process
 
     def server(
         self,
@@ -263,13 +263,13 @@ class FakeSystem:
         id: Hashable = None,  # noqa: A002
     ) -> Actor:
         """A process that listens on a port, in a session of its own."""
-        actor = self.start(name, ppid=ppid, cwd=cwd, leads=True, owner=owner, marks=marks)
-        self.listen(actor, port, id=id)
-        return actor
+        server_process = self.start(name, ppid=ppid, cwd=cwd, leads=True, owner=owner, marks=marks)
+        self.listen(server_process, port, id=id)
+        return server_process
 
     def listen(
         self,
-        actor: Actor | None,
+        server_process: Actor | None,
         port: int | Port = 8000,
         *,
         id: Hashable = None,  # noqa: A002
@@ -281,7 +281,7 @@ class FakeSystem:
         """Open a socket, and return its id; without an *actor* nobody is seen with it."""
         where = port if isinstance(port, Port) else Port(port)
         id_ = next(self._inodes) if id is None else id
-        uid = None if actor is None else actor.process.owner
+        uid = None if server_process is None else server_process.process.owner
         self.kernel[id_] = Socket(
             id=id_,
             port=where,
@@ -291,10 +291,10 @@ class FakeSystem:
             peer=peer,
             fades_in=fades_in,
         )
-        if actor is None:
+        if server_process is None:
             self.lasting.add(id_)
         else:
-            actor.holds.add(id_)
+            server_process.holds.add(id_)
         return id_
 
     def probe(self, port: int, *, lasts: float, running: bool = False) -> None:
@@ -348,23 +348,23 @@ class FakeSystem:
 
         server.at_end.append(ended)
 
-    def recycle(self, actor: Actor, name: str = "stranger") -> Actor:
+    def recycle(self, server_process: Actor, name: str = "stranger") -> Actor:
         """The process ends, and its pid passes to somebody else."""
-        actor.end()
-        self.actors.pop(actor.pid, None)
-        return self.start(name, pid=actor.pid, start=int(actor.process.start) + 1)
+        server_process.end()
+        self.actors.pop(server_process.pid, None)
+        return self.start(name, pid=server_process.pid, start=int(server_process.process.start) + 1)
 
     def after(self, seconds: float, event: Event) -> None:
         """Let something happen in so many seconds."""
         heapq.heappush(self._events, (self._clock + seconds, next(self._numbers), event))
 
-    def sent(self, actor: Actor) -> list[tuple[Signal, float]]:
+    def sent(self, server_process: Actor) -> list[tuple[Signal, float]]:
         """The signals that a process has got, without the CONT that goes with TERM, and when."""
         return [
             (sent.signal, round(sent.at, 6))
             for sent in self.signals
-            if sent.process.pid == actor.pid
-            and sent.process.start == actor.process.start
+            if sent.process.pid == server_process.pid
+            and sent.process.start == server_process.process.start
             and sent.signal != "CONT"
         ]
 
@@ -392,17 +392,21 @@ class FakeSystem:
     def owners(self, ids: Collection[Hashable]) -> Owners:
         with self._asked("owners"):
             found: dict[Hashable, set[int]] = {}
-            for actor in self.actors.values():
-                for id_ in actor.holds & set(ids):
-                    if not actor.hidden:
-                        found.setdefault(id_, set()).add(actor.pid)
-            hidden = sum(actor.hidden for actor in self.actors.values())
+            for server_process in self.actors.values():
+                for id_ in server_process.holds & set(ids):
+                    if not server_process.hidden:
+                        found.setdefault(id_, set()).add(server_process.pid)
+            hidden = sum(server_process.hidden for server_process in self.actors.values())
             return Owners({id_: frozenset(pids) for id_, pids in found.items()}, hidden)
 
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
         with self._asked("holds"):
-            actor = self.actors.get(pid)
-            return actor is not None and not actor.hidden and bool(actor.holds & set(ids))
+            server_process = self.actors.get(pid)
+            return (
+                server_process is not None
+                and not server_process.hidden
+                and bool(server_process.holds & set(ids))
+            )
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:  # noqa: ARG002
         with self._asked("peers"):
@@ -421,10 +425,14 @@ class FakeSystem:
 
     def process(self, pid: int) -> Process | None:
         with self._asked("process"):
-            actor = self.actors.get(pid)
-            if actor is None:
+            server_process = self.actors.get(pid)
+            if server_process is None:
                 return None
-            return actor.process if actor.alive else actor.process._replace(zombie=True)
+            return (
+                server_process.process
+                if server_process.alive
+                else server_process.process._replace(zombie=True)
+            )
 
     def pids(self) -> Iterable[int]:
         with self._asked("pids"):
@@ -432,12 +440,12 @@ class FakeSystem:
 
     def pin(self, process: Process) -> Pin | None:
         with self._asked("pin"):
-            actor = self.actors.get(process.pid)
-            if actor is None or actor.process.start != process.start:
+            server_process = self.actors.get(process.pid)
+            if server_process is None or server_process.process.start != process.start:
                 return None
-            if actor.unpinnable is not None:
-                raise actor.unpinnable
-            return FakePin(self, actor)
+            if server_process.unpinnable is not None:
+                raise server_process.unpinnable
+            return FakePin(self, server_process)
 
     def elevate(self) -> str:
         return "sudo "
@@ -473,31 +481,31 @@ class FakeSystem:
             raise AssertionError(what)
 
     def _sockets(self) -> list[Socket]:
-        held = {id_ for actor in self.actors.values() for id_ in actor.holds}
+        held = {id_ for server_process in self.actors.values() for id_ in server_process.holds}
         self.kernel = {
             id_: s for id_, s in self.kernel.items() if id_ in held or id_ in self.lasting
         }
         return list(self.kernel.values())
 
-    def _has_ended(self, actor: Actor) -> None:
+    def _has_ended(self, server_process: Actor) -> None:
         for child in self.actors.values():
-            if child.process.ppid == actor.pid:
+            if child.process.ppid == server_process.pid:
                 child.process = child.process._replace(ppid=1)
-        if actor.reaped and self.actors.get(actor.pid) is actor:
-            del self.actors[actor.pid]
+        if server_process.reaped and self.actors.get(server_process.pid) is server_process:
+            del self.actors[server_process.pid]
 
-    def _deliver(self, actor: Actor, signal: Signal) -> bool:
-        if not actor.alive:
+    def _deliver(self, server_process: Actor, signal: Signal) -> bool:
+        if not server_process.alive:
             return False
-        if actor.refuses is not None:
-            raise actor.refuses
-        self.witness(actor, signal)
-        self.signals.append(Sent(actor.process, signal, self._clock))
-        if signal in actor.reacts:
-            actor.reacts[signal]()
-        delay = None if signal == "CONT" else actor.dies.get(signal, 0.0)
+        if server_process.refuses is not None:
+            raise server_process.refuses
+        self.witness(server_process, signal)
+        self.signals.append(Sent(server_process.process, signal, self._clock))
+        if signal in server_process.reacts:
+            server_process.reacts[signal]()
+        delay = None if signal == "CONT" else server_process.dies.get(signal, 0.0)
         if delay is not None:
-            self.after(delay, actor.end)
+            self.after(delay, server_process.end)
             if delay == 0:
                 self._run_due()
         return True
@@ -593,13 +601,13 @@ def only(report: Report) -> Outcome:
     return outcome
 
 
-def entry(report: Report, actor: Actor, port: int = 8000) -> HolderReport:
+def entry(report: Report, server_process: Actor, port: int = 8000) -> HolderReport:
     """What the report says of a process."""
     (outcome,) = (o for o in report.outcomes if o.port.number == port)
     (found,) = (
         holder
         for holder in outcome.holders
-        if (holder.pid, holder.started) == (actor.pid, actor.process.started)
+        if (holder.pid, holder.started) == (server_process.pid, server_process.process.started)
     )
     return found
 

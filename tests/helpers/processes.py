@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 SERVERS = HERE / "servers.py"
 LAUNCH = HERE / "launch.py"
 CALLER = HERE / "caller.py"
-HANDICAP = HERE / "seccomp_exec.py"
+SECCOMP_EXEC = HERE / "seccomp_exec.py"
 
 TOKEN = "STAGE_TOKEN"
 READY = "STAGE_READY"
@@ -253,7 +253,7 @@ def http_server(port: int) -> list[str]:
     return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
 
 
-class Staged:
+class Started:
     """A process on the stage. The pids in `facts` are the ones that it knows itself by."""
 
     def __init__(self, lines: Lines, process: Identity, launcher: Identity | None) -> None:
@@ -354,7 +354,7 @@ class Call:
         return answer
 
 
-class Stage:
+class Processes:
     """Starts processes, and clears away every one of them in the end."""
 
     def __init__(self, folder: Path) -> None:
@@ -417,7 +417,7 @@ class Stage:
         cwd: Path | str | None = None,
         env: Mapping[str, str] | None = None,
         listening: int | None = None,
-    ) -> Staged:
+    ) -> Started:
         """Start a command, and return when it is ready.
 
         One of our own servers says so itself; for any other command give the port on which it is
@@ -448,24 +448,24 @@ class Stage:
             os.close(writer)
         self._children.append(process)
         lines = Lines(reader, log)
-        staged = self._introduce(mode, process, lines)
+        started_one = self._introduce(mode, process, lines)
         if listening is not None:
             wait_until(lambda: accepts(listening), f"{command[0]} listens on {listening}")
         elif any(str(SERVERS) in word for word in command):
-            staged.wait_ready()
-        for pid in (staged.facts.get("pid"), *staged.facts.get("workers", ())):
+            started_one.wait_ready()
+        for pid in (started_one.facts.get("pid"), *started_one.facts.get("workers", ())):
             self._remember(pid)
-        return staged
+        return started_one
 
-    def orphan(self, command: Sequence[str], **options: Unpack[Start]) -> Staged:
+    def orphan(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
         """A process that has lost its parent, and whose session's leader is gone."""
         return self.start("orphan", command, **options)
 
-    def attended(self, command: Sequence[str], **options: Unpack[Start]) -> Staged:
+    def attended(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
         """A process that a living program started and looks after."""
         return self.start("attended", command, **options)
 
-    def child(self, command: Sequence[str], **options: Unpack[Start]) -> Staged:
+    def child(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
         """A child of this test run."""
         return self.start("child", command, **options)
 
@@ -540,15 +540,15 @@ class Stage:
         with suppress(AssertionError):  # gone in the meantime
             self._known.add(Identity.of(pid))
 
-    def _introduce(self, mode: Mode, process: subprocess.Popen[bytes], lines: Lines) -> Staged:
+    def _introduce(self, mode: Mode, process: subprocess.Popen[bytes], lines: Lines) -> Started:
         if mode == "child":
             self._remember(process.pid)
-            return Staged(lines, Identity.of(process.pid), None)
+            return Started(lines, Identity.of(process.pid), None)
         process.wait(PATIENCE)  # the launcher, which leaves what it started behind
         facts = lines.read("launched" if mode in ("orphan", "adopted") else "launcher")
         roles = {role: Identity(*who) for role, who in facts.items()}
         self._known.update(roles.values())
-        return Staged(lines, roles["launched"], roles.get("launcher"))
+        return Started(lines, roles["launched"], roles.get("launcher"))
 
 
 def calling(
@@ -570,7 +570,7 @@ def launch(mode: str, command: Sequence[str]) -> list[str]:
 
 def without(*what: str) -> list[str]:
     """A prefix that takes something away from a command (handicap.py)."""
-    return [sys.executable, "-S", str(HANDICAP), *what, "--"]
+    return [sys.executable, "-S", str(SECCOMP_EXEC), *what, "--"]
 
 
 def _launched(mode: Mode, command: Sequence[str]) -> list[str]:
@@ -614,7 +614,7 @@ def only(report: Report) -> Outcome:
     return outcome
 
 
-def holder(outcome: Outcome, process: Staged | Identity) -> HolderReport:
+def holder(outcome: Outcome, process: Started | Identity) -> HolderReport:
     """What the outcome says of this process."""
     found = [each for each in outcome.holders if each.pid == process.pid]
     assert len(found) == 1, f"no single holder {process.pid} in {outcome}"

@@ -26,8 +26,8 @@ import pytest
 from helpers.processes import (
     PATIENCE,
     Identity,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     accepts,
     is_free,
     pids,
@@ -120,7 +120,7 @@ while True:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animal:
+class ServerSpec:
     """A server that people leave behind.
 
     In its command line, its environment and its files ``$PORT`` and ``$FOLDER`` stand for the port
@@ -135,9 +135,9 @@ class Animal:
     """The programs that it takes."""
     modules: Sequence[str] = ()
     """What it takes that is installed beside portfree, by the names that are imported."""
-    prepare: Callable[[Cage], object] | None = None
+    prepare: Callable[[RunningServer], object] | None = None
     """What else is to be done before it is started."""
-    ready: Callable[[Cage], bool] | None = None
+    ready: Callable[[RunningServer], bool] | None = None
     """What else must be true before it is visited, beside that it accepts connections."""
     holders: int = 1
     """How many processes have the port open when it is up."""
@@ -157,7 +157,7 @@ class Animal:
     """The scope that is asked for, if not the one of each way."""
     rules: Mapping[tuple[Left, Scope], str] = field(default_factory=dict)
     """The rule that decides on it, where that is not the one that `rule` tells."""
-    check: Callable[[Cage], bool] | None = None
+    check: Callable[[RunningServer], bool] | None = None
     """What must come true when it was stopped: that it shut down politely."""
 
     @property
@@ -178,31 +178,31 @@ class Animal:
         return "attended" if scope == "orphans" else "mine"
 
 
-class Cage:
+class RunningServer:
     """An animal that is up: where it lives, and who belongs to it."""
 
-    def __init__(self, animal: Animal, left: Left, stage: Stage, folder: Path) -> None:
-        self.animal = animal
+    def __init__(self, spec: ServerSpec, left: Left, processes: Processes, folder: Path) -> None:
+        self.spec = spec
         self.folder = folder
-        self.stage = stage
-        self.port = stage.free_port()
+        self.processes = processes
+        self.port = processes.free_port()
         self._log = Path()
         folder.mkdir()
-        for name, text in animal.files.items():
+        for name, text in spec.files.items():
             self.write(name, text)
-        if animal.prepare:
-            animal.prepare(self)
+        if spec.prepare:
+            spec.prepare(self)
         before = {*pids()}
-        staged = self._start(left)
+        started_one = self._start(left)
         try:
-            wait_until(self._is_up, f"{animal.name} is up", patience=2 * PATIENCE)
+            wait_until(self._is_up, f"{spec.name} is up", patience=2 * PATIENCE)
         except pytest.fail.Exception as failed:
             pytest.fail(f"{failed}\n{self.log}")
         finally:
             if left == "test":
-                staged.process.send(signal.SIGKILL)
-                staged.wait_gone()
-            strangers = before | {who.pid for who in (staged.launcher,) if who}
+                started_one.process.send(signal.SIGKILL)
+                started_one.wait_gone()
+            strangers = before | {who.pid for who in (started_one.launcher,) if who}
             holding = holders(self.port)
             above = {pid for each in holding for pid in _lineage(each)} - holding - strangers
             below = {pid for pid in pids() if not holding.isdisjoint(_lineage(pid))} - holding
@@ -213,7 +213,7 @@ class Cage:
             self.brood = _identities(below)
             """Whom they have started."""
             # Who has overwritten the stage's mark would not be found when the stage is cleared.
-            stage._known.update(self.family)
+            processes._known.update(self.family)
 
     @property
     def family(self) -> set[Identity]:
@@ -233,7 +233,7 @@ class Cage:
 
     def command(self) -> list[str]:
         """Its command line."""
-        return [self.filled(word) for word in self.animal.command]
+        return [self.filled(word) for word in self.spec.command]
 
     def filled(self, text: str) -> str:
         """The text with our port and our folder."""
@@ -249,32 +249,34 @@ class Cage:
         path = self.folder / name
         return path.read_text() if path.exists() else ""
 
-    def connect(self) -> Staged:
+    def connect(self) -> Started:
         """A client that is connected, and that nobody looks after either."""
-        request = self.animal.request.encode().hex()  # it may have zeros in it
+        request = self.spec.request.encode().hex()  # it may have zeros in it
         command = [sys.executable, "-S", "-c", _CLIENT, str(self.port), request]
-        client = self.stage.orphan(command, cwd=self.folder)
+        client = self.processes.orphan(command, cwd=self.folder)
         client.wait_ready()
         return client
 
-    def _start(self, left: Left) -> Staged:
+    def _start(self, left: Left) -> Started:
         # What it writes down of itself does not concern the user who runs the tests.
         env = {"HOME": str(self.folder)}
-        env |= {name: self.filled(value) for name, value in self.animal.env.items()}
+        env |= {name: self.filled(value) for name, value in self.spec.env.items()}
         command, cwd = self.command(), self.folder
         if left == "test":
             test = self.folder.parent / f"test_{self.folder.name}.py"
             test.write_text(_KEEPER.format(command=command, folder=str(self.folder)))
             command, cwd = _pytest(self.port, test), test.parent
-        staged = self.stage.start("orphan" if left == "test" else left, command, cwd=cwd, env=env)
-        self._log = staged._lines._log
-        return staged
+        started_one = self.processes.start(
+            "orphan" if left == "test" else left, command, cwd=cwd, env=env
+        )
+        self._log = started_one._lines._log
+        return started_one
 
     def _is_up(self) -> bool:
         return (
             any(accepts(self.port, host) for host in ("127.0.0.1", "::1"))
-            and len(holders(self.port)) == self.animal.holders
-            and (self.animal.ready is None or self.animal.ready(self))
+            and len(holders(self.port)) == self.spec.holders
+            and (self.spec.ready is None or self.spec.ready(self))
         )
 
 
@@ -295,71 +297,75 @@ class Said(NamedTuple):
 class Trial(NamedTuple):
     """An animal, how it is left, and in which way its port is freed then."""
 
-    animal: Animal
+    spec: ServerSpec
     left: Left
     way: Way
 
     @property
     def scope(self) -> Scope:
-        if self.animal.scope:
-            return self.animal.scope
+        if self.spec.scope:
+            return self.spec.scope
         # Who types the command has asked for that very port; the hooks act on somebody's behalf.
         return "mine" if self.way == "command" and self.left in LEFT else "orphans"
 
     def run(
-        self, stage: Stage, project: Path, figures: Figures, *, neighbour: bool = False
-    ) -> Cage:
+        self, processes: Processes, project: Path, figures: Figures, *, neighbour: bool = False
+    ) -> RunningServer:
         """Start the animal, have its port freed, and assert what must be true then.
 
         With a *neighbour*: while another one of its kind is at work on another port.
         """
-        rule = self.animal.rule(self.left, self.scope)
-        others = [Cage(self.animal, "orphan", stage, project / "neighbour")] if neighbour else []
-        cage = Cage(self.animal, self.left, stage, project / "cage")
+        rule = self.spec.rule(self.left, self.scope)
+        others = (
+            [RunningServer(self.spec, "orphan", processes, project / "neighbour")]
+            if neighbour
+            else []
+        )
+        running = RunningServer(self.spec, self.left, processes, project / "cage")
         spared = {each for other in others for each in other.family}
         # Nobody looks after these two, and they are in this project: but the port is not theirs.
-        client = cage.connect().process
-        spared |= {client, stage.orphan(tcp(stage.free_port()), cwd=cage.folder).process}
+        client = running.connect().process
+        spared |= {client, processes.orphan(tcp(processes.free_port()), cwd=running.folder).process}
         if rule in KEEPING:
-            spared |= cage.family
-        elif self.animal.stays:
-            spared |= cage.keepers
+            spared |= running.family
+        elif self.spec.stays:
+            spared |= running.keepers
 
-        said = _ask(self.way, cage, project, self.scope)
+        said = _ask(self.way, running, project, self.scope)
 
-        free = is_free(cage.port) and not holders(cage.port)
+        free = is_free(running.port) and not holders(running.port)
         hurt = [each for each in spared if not each.alive]
         figures.trial(said.seconds, wrong_stops=len(hurt), false_reports=said.ok != free)
         assert said.ok == free == (rule not in KEEPING), said.text
         assert not hurt, said.text
-        self._assert_explained(cage, said, rule)
+        self._assert_explained(running, said, rule)
         if free:
-            if self.animal.drains:
+            if self.spec.drains:
                 client.send(signal.SIGKILL)
-            for each in cage.family - spared:
+            for each in running.family - spared:
                 each.wait_gone()
-            if self.animal.check:
-                check = self.animal.check
-                what = f"{self.animal.name} has shut down politely"
-                wait_until(lambda: check(cage), f"{what}: {said.text}\n{cage.log}")
-            assert not holders(cage.port)
-        return cage
+            if self.spec.check:
+                check = self.spec.check
+                what = f"{self.spec.name} has shut down politely"
+                wait_until(lambda: check(running), f"{what}: {said.text}\n{running.log}")
+            assert not holders(running.port)
+        return running
 
-    def _assert_explained(self, cage: Cage, said: Said, rule: str) -> None:
+    def _assert_explained(self, running: RunningServer, said: Said, rule: str) -> None:
         named = {int(pid) for pid in re.findall(r'\bpid"?:? (\d+)', said.text)}
-        assert named & {each.pid for each in cage.family}, said.text
-        assert REASONS[rule].replace("$PORT", str(cage.port)) in said.text, said.text
+        assert named & {each.pid for each in running.family}, said.text
+        assert REASONS[rule].replace("$PORT", str(running.port)) in said.text, said.text
         if rule == "attended":
-            assert f"started by {self.animal.launcher}" in said.text, said.text
+            assert f"started by {self.spec.launcher}" in said.text, said.text
         if said.rules is not None:
-            assert {each.pid for each in cage.holders} <= said.rules.keys(), said.text
-            assert {said.rules[each.pid] for each in cage.roots} == {rule}, said.text
+            assert {each.pid for each in running.holders} <= said.rules.keys(), said.text
+            assert {said.rules[each.pid] for each in running.roots} == {rule}, said.text
         if said.ended is not None and rule not in KEEPING:
-            killed = any("SIGKILL" in said.ended[each.pid] for each in cage.roots)
-            assert killed == self.animal.forced, said.text
+            killed = any("SIGKILL" in said.ended[each.pid] for each in running.roots)
+            assert killed == self.spec.forced, said.text
 
 
-def generate(metafunc: pytest.Metafunc, animals: Iterable[Animal]) -> None:
+def generate(metafunc: pytest.Metafunc, animals: Iterable[ServerSpec]) -> None:
     """Give the argument ``trial`` of a test its values.
 
     In the short version each animal is visited once, and how changes from one to the next.
@@ -369,8 +375,8 @@ def generate(metafunc: pytest.Metafunc, animals: Iterable[Animal]) -> None:
     everything = [*product(LEFT, WAYS)]
     long = metafunc.config.getoption("--stress")
     trials = [
-        Trial(animal, left, way)
-        for at, animal in enumerate(animals)
+        Trial(spec, left, way)
+        for at, spec in enumerate(animals)
         for left, way in (everything if long else [everything[at % len(everything)]])
     ]
     metafunc.parametrize("trial", [*map(parameter, trials)])
@@ -378,9 +384,9 @@ def generate(metafunc: pytest.Metafunc, animals: Iterable[Animal]) -> None:
 
 def parameter(trial: Trial) -> ParameterSet:
     """The trial as a parameter of a test, which is skipped where the animal is missing."""
-    animal, left, way = trial
-    skip = pytest.mark.skipif(bool(animal.missing), reason=f"needs {animal.missing}")
-    return pytest.param(trial, id=f"{animal.name}-{left}-{way}", marks=skip)
+    spec, left, way = trial
+    skip = pytest.mark.skipif(bool(spec.missing), reason=f"needs {spec.missing}")
+    return pytest.param(trial, id=f"{spec.name}-{left}-{way}", marks=skip)
 
 
 def holders(port: int) -> set[int]:
@@ -411,14 +417,14 @@ def _lineage(pid: int) -> Iterator[int]:
         yield (pid := seen.ppid)
 
 
-def _ask(way: Way, cage: Cage, project: Path, scope: Scope) -> Said:
+def _ask(way: Way, running: RunningServer, project: Path, scope: Scope) -> Said:
     match way:
         case "library":
-            report = cage.stage.call(cage.port, cwd=project, scope=scope).report()
+            report = running.processes.call(running.port, cwd=project, scope=scope).report()
             return _said(as_json(report))
         case "command":
             command = [sys.executable, "-m", "portfree", "--json", f"--scope={scope}"]
-            done = _run(cage.stage, [*command, str(cage.port)], project)
+            done = _run(running.processes, [*command, str(running.port)], project)
             assert done.stdout, done
             said = _said(done.stdout)
             assert done.returncode == (0 if said.ok else 1), done
@@ -428,10 +434,10 @@ def _ask(way: Way, cage: Cage, project: Path, scope: Scope) -> Said:
             folder.mkdir()
             (folder / "conftest.py").write_text(_CLOCK)
             test = folder / "test_visit.py"
-            test.write_text(_VISITOR.format(port=cage.port))
-            command = [*_pytest(cage.port, test), f"--free-ports-scope={scope}"]
-            done = _run(cage.stage, command, project)
-            ok = f"freed {cage.port}/tcp" in done.stdout
+            test.write_text(_VISITOR.format(port=running.port))
+            command = [*_pytest(running.port, test), f"--free-ports-scope={scope}"]
+            done = _run(running.processes, command, project)
+            ok = f"freed {running.port}/tcp" in done.stdout
             assert done.returncode == (0 if ok else 1), done
             return Said(ok, float((folder / "seconds").read_text()), done.stdout)
 
@@ -455,11 +461,13 @@ def _pytest(port: int, test: Path) -> list[str]:
     return [sys.executable, "-m", "pytest", "-s", *unused, f"--free-ports={port}", str(test)]
 
 
-def _run(stage: Stage, command: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    processes: Processes, command: Sequence[str], cwd: Path
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=cwd,
-        env=stage.environment({"COLUMNS": "200"}),
+        env=processes.environment({"COLUMNS": "200"}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

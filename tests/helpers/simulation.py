@@ -77,16 +77,16 @@ _LED: frozenset[Kind] = frozenset(
 
 
 @dataclass(eq=False)
-class Being:
+class SimProcess:
     """A process, and what is true of it."""
 
-    actor: Actor
+    server_process: Actor
     kind: Kind
-    parent: Being | None
+    parent: SimProcess | None
     """Who has really started it, dead or alive."""
     place: Place = "none"
     bare: Bare = ""
-    run: Being | None = None
+    run: SimProcess | None = None
     """The test run in whose temporary folder it works."""
     gives_id: bool = False
     """Whether what it starts carries an id of its run."""
@@ -101,11 +101,11 @@ class Being:
 
     @property
     def alive(self) -> bool:
-        return self.actor.alive
+        return self.server_process.alive
 
     @property
     def owner(self) -> object:
-        return self.actor.process.owner
+        return self.server_process.process.owner
 
     @property
     def wiped(self) -> bool:
@@ -116,31 +116,31 @@ class Being:
         """Whether it is a test runner or a CI agent, and no mere fork of one."""
         return self.kind in ("runner", "agent") and not self.forked
 
-    def births(self) -> Iterator[Being]:
+    def births(self) -> Iterator[SimProcess]:
         """Who started it, who started those …: all of them, the dead as well."""
-        being = self.parent
-        while being is not None:
-            yield being
-            being = being.parent
+        sim = self.parent
+        while sim is not None:
+            yield sim
+            sim = sim.parent
 
-    def chain(self) -> Iterator[Being]:
+    def chain(self) -> Iterator[SimProcess]:
         """The same, up to the first one that has ended."""
-        for being in self.births():
-            if not being.alive:
+        for sim in self.births():
+            if not sim.alive:
                 return
-            yield being
+            yield sim
 
-    def marked_by(self) -> Iterator[Being]:
+    def marked_by(self) -> Iterator[SimProcess]:
         """The test runners and agents whose marks it carries, innermost first."""
-        being = self
-        while being.parent is not None and not being.wiped:
-            own = being.forked
-            being = being.parent
-            if being.kind in ("runner", "agent") and not own:
-                yield being if not being.forked else next(b for b in being.births() if b.runs_tests)
+        sim = self
+        while sim.parent is not None and not sim.wiped:
+            own = sim.forked
+            sim = sim.parent
+            if sim.kind in ("runner", "agent") and not own:
+                yield sim if not sim.forked else next(b for b in sim.births() if b.runs_tests)
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.actor.process.name} (pid {self.actor.pid})>"
+        return f"<{self.kind} {self.server_process.process.name} (pid {self.server_process.pid})>"
 
 
 class Ask(NamedTuple):
@@ -152,7 +152,7 @@ class Ask(NamedTuple):
     began: float
 
 
-class World:
+class Simulation:
     """A machine, everybody on it, and what is true of them."""
 
     def __init__(
@@ -176,8 +176,8 @@ class World:
             "other": str(elsewhere),
             "none": "/var/empty",
         }
-        self.beings: list[Being] = []
-        self.held: dict[Being, set[Port]] = {}
+        self.beings: list[SimProcess] = []
+        self.held: dict[SimProcess, set[Port]] = {}
         """Which ports everybody has held, at any time since the last call began."""
         self.own_run = ""
         """The id of the run that the caller has open."""
@@ -189,22 +189,22 @@ class World:
         system = self.system
         system.init.process = system.init.process._replace(name=init, argv=(f"/sbin/{init}",))
         system.shell.process = system.shell.process._replace(control_group="/shell")
-        self.init = self._know(Being(system.init, "init", None))
-        above = self._know(Being(system.shell, "terminal", self.init))
+        self.init = self._know(SimProcess(system.init, "init", None))
+        above = self._know(SimProcess(system.shell, "terminal", self.init))
         if under != "terminal":
             above = self.start(under, above, place="ours", gives_id=True)
-        marks = {**above.actor.process.marks, **above.gives}
-        actor = system.start(
+        marks = {**above.server_process.process.marks, **above.gives}
+        server_process = system.start(
             "python3",
             pid=os.getpid(),
-            ppid=above.actor.pid,
+            ppid=above.server_process.pid,
             argv=("python3", "caller.py"),
             cwd=str(project),
             marks=marks,
             owner=0 if root else ME,
-            control_group=above.actor.process.control_group,
+            control_group=above.server_process.process.control_group,
         )
-        self.caller = self._know(Being(actor, "caller", above, place="ours"))
+        self.caller = self._know(SimProcess(server_process, "caller", above, place="ours"))
         self.caller.gives = {}
 
     # What happens
@@ -212,7 +212,7 @@ class World:
     def start(
         self,
         kind: Kind,
-        parent: Being,
+        parent: SimProcess,
         *,
         place: Place = "none",
         owner: int = ME,
@@ -220,9 +220,9 @@ class World:
         gives_id: bool = False,
         behaviour: Behaviour = "obeys",
         stays: bool = False,
-    ) -> Being:
+    ) -> SimProcess:
         """A new process of the parent, which must be alive. *stays*: it asks to be left running."""
-        system, process = self.system, parent.actor.process
+        system, process = self.system, parent.server_process.process
         marks = {} if bare else {**process.marks, **parent.gives}
         if self.own_run and parent is self.caller and not bare:
             marks[run_id.RUN_ID] = self.own_run
@@ -235,9 +235,9 @@ class World:
                 run = next(b for b in run.births() if b.kind == "runner" and not b.forked)
         argv = _COMMANDS[kind]
         leads = kind in _LED or (kind == "server" and parent is self.init)
-        actor = system.start(
+        server_process = system.start(
             argv[0],
-            ppid=parent.actor.pid,
+            ppid=parent.server_process.pid,
             argv=argv,
             cwd=self._folder(place, run),
             owner=owner,
@@ -249,66 +249,73 @@ class World:
             container="c0ffee" * 11 if kind == "contained" else process.container,
             unit="nginx.service" if kind == "service" else process.unit,
         )
-        being = Being(actor, kind, parent, place, bare, run, gives_id, behaviour, born=system.now())
+        sim = SimProcess(
+            server_process, kind, parent, place, bare, run, gives_id, behaviour, born=system.now()
+        )
         if kind == "runner":
-            made = actor.process.started or 0.0
-            system.locks[self._temporary(being)] = Lock(actor.pid, made)
-            being.gives = {"PYTEST_VERSION": "9"}
+            made = server_process.process.started or 0.0
+            system.locks[self._temporary(sim)] = Lock(server_process.pid, made)
+            sim.gives = {"PYTEST_VERSION": "9"}
             if gives_id:
-                element = f"{actor.pid}.{actor.process.start}.{secrets.token_hex(2)}"
+                element = (
+                    f"{server_process.pid}.{server_process.process.start}.{secrets.token_hex(2)}"
+                )
                 outer = marks.get(run_id.RUN_ID)
-                being.gives[run_id.RUN_ID] = f"{outer}/{element}" if outer else element
+                sim.gives[run_id.RUN_ID] = f"{outer}/{element}" if outer else element
         elif kind == "agent":
-            being.gives = {"RUNNER_TRACKING_ID": f"job-{actor.pid}"}
-        self._behave(being)
-        return self._know(being)
+            sim.gives = {"RUNNER_TRACKING_ID": f"job-{server_process.pid}"}
+        self._behave(sim)
+        return self._know(sim)
 
-    def _folder(self, place: Place, run: Being | None) -> str:
+    def _folder(self, place: Place, run: SimProcess | None) -> str:
         if place != "temporary":
             return self._folders[place]
         return f"{self._temporary(run)}/test_x0" if run else self._folders["none"]
 
-    def _temporary(self, run: Being) -> str:
+    def _temporary(self, run: SimProcess) -> str:
         """The base temporary folder of a test run."""
-        return f"/tmp/pytest-of-me/pytest-{run.actor.pid}{run.actor.process.start}"
+        started = run.server_process
+        return f"/tmp/pytest-of-me/pytest-{started.pid}{started.process.start}"
 
-    def _behave(self, being: Being) -> None:
-        actor = being.actor
-        match being.behaviour:
+    def _behave(self, sim: SimProcess) -> None:
+        server_process = sim.server_process
+        match sim.behaviour:
             case "obeys":
-                actor.takes(TERM=0.05)
+                server_process.takes(TERM=0.05)
             case "slow":
-                actor.takes(TERM=0.4)
+                server_process.takes(TERM=0.4)
             case "needs INT":
-                actor.ignores("TERM")
+                server_process.ignores("TERM")
             case "needs KILL":
-                actor.ignores("TERM", "INT")
+                server_process.ignores("TERM", "INT")
             case "immortal":
-                actor.ignores("TERM", "INT", "KILL")
+                server_process.ignores("TERM", "INT", "KILL")
             case "drains":
-                actor.ignores("TERM", "INT")
-                actor.reacts["TERM"] = lambda: self.system.after(0.03, actor.let_go)
+                server_process.ignores("TERM", "INT")
+                server_process.reacts["TERM"] = lambda: self.system.after(
+                    0.03, server_process.let_go
+                )
 
-    def listen(self, being: Being, port: Port, *, connected: bool = False) -> None:
+    def listen(self, sim: SimProcess, port: Port, *, connected: bool = False) -> None:
         """Open a socket: one that holds the port, or a connection that merely has its number."""
         id_: Hashable = None
         if self.by_address and not connected:
             id_ = (port.protocol, "127.0.0.1", port.number)
         state = "connected" if connected else "listening" if port.protocol == "tcp" else "bound"
-        self.system.listen(being.actor, port, state=state, id=id_)  # type: ignore[arg-type]
+        self.system.listen(sim.server_process, port, state=state, id=id_)  # type: ignore[arg-type]
         self.look()
 
-    def fork(self, being: Being) -> Being:
+    def fork(self, sim: SimProcess) -> SimProcess:
         """A worker, with everything that its parent has open."""
-        process = being.actor.process
+        process = sim.server_process.process
         child = self.start(
-            "server" if being.kind in ("caller", "terminal") else being.kind,
-            being,
-            place=being.place,
+            "server" if sim.kind in ("caller", "terminal") else sim.kind,
+            sim,
+            place=sim.place,
             owner=process.owner if isinstance(process.owner, int) else ME,
-            behaviour=being.behaviour,
+            behaviour=sim.behaviour,
         )
-        child.actor.process = child.actor.process._replace(
+        child.server_process.process = child.server_process.process._replace(
             session=process.session,
             terminal=None,
             marks=process.marks,
@@ -320,14 +327,16 @@ class World:
             forked=True,
         )
         # What it starts gets the environment that the original has made for that.
-        child.gives = being.gives if being.kind != "caller" else {}
-        child.bare, child.run = being.bare, being.run
+        child.gives = sim.gives if sim.kind != "caller" else {}
+        child.bare, child.run = sim.bare, sim.run
         child.forked = True
-        child.actor.holds |= being.actor.holds
+        child.server_process.holds |= sim.server_process.holds
         self.look()
         return child
 
-    def supervise(self, supervisor: Being, port: Port, *, delay: float, bare: Bare) -> Being:
+    def supervise(
+        self, supervisor: SimProcess, port: Port, *, delay: float, bare: Bare
+    ) -> SimProcess:
         """Let it start a server on the port, and again whenever that has ended."""
         server = self.start("server", supervisor, place=supervisor.place, bare=bare)
         self.listen(server, port)
@@ -336,38 +345,40 @@ class World:
             if supervisor.alive:
                 self.supervise(supervisor, port, delay=delay, bare=bare)
 
-        server.actor.at_end.append(lambda: self.system.after(delay, again))
+        server.server_process.at_end.append(lambda: self.system.after(delay, again))
         return server
 
-    def recycle(self, being: Being, *, ports: Collection[Port] = ()) -> None:
+    def recycle(self, sim: SimProcess, *, ports: Collection[Port] = ()) -> None:
         """It ends, and somebody else gets its pid, and maybe ports."""
-        actor = self.system.recycle(being.actor)
-        stranger = self._know(Being(actor, "server", self.init, born=self.system.now()))
+        server_process = self.system.recycle(sim.server_process)
+        stranger = self._know(
+            SimProcess(server_process, "server", self.init, born=self.system.now())
+        )
         for port in ports:
             self.listen(stranger, port)
 
-    def hide_facts(self, being: Being) -> None:
+    def hide_facts(self, sim: SimProcess) -> None:
         """From now on nobody can read its environment."""
-        being.unread, being.bare = True, "wiped"
-        being.actor.process = being.actor.process._replace(
+        sim.unread, sim.bare = True, "wiped"
+        sim.server_process.process = sim.server_process.process._replace(
             complete=False, environment="unreadable", marks={}, cwd=None
         )
 
-    def end_well(self, run: Being) -> None:
+    def end_well(self, run: SimProcess) -> None:
         """A test run ends by itself: it lets go of its folder."""
         if run.alive and run.kind == "runner" and run not in self.ours:
             if not run.forked:
                 self.system.locks[self._temporary(run)] = True
-            run.actor.end()
+            run.server_process.end()
 
-    def connect(self, one: Being, other: Being) -> None:
+    def connect(self, one: SimProcess, other: SimProcess) -> None:
         """Let the one have a connection with the other."""
         connected = self.system.connected
-        connected.setdefault(one.actor.pid, set()).add(other.actor.pid)
-        connected.setdefault(other.actor.pid, set()).add(one.actor.pid)
+        connected.setdefault(one.server_process.pid, set()).add(other.server_process.pid)
+        connected.setdefault(other.server_process.pid, set()).add(one.server_process.pid)
 
     @property
-    def ours(self) -> list[Being]:
+    def ours(self) -> list[SimProcess]:
         return [self.caller, *self.caller.chain()]
 
     def let_time_pass(self, seconds: float) -> None:
@@ -375,38 +386,40 @@ class World:
 
     def look(self) -> None:
         """Write down who holds what."""
-        for being in self.beings:
-            if being.alive and (ports := self.holding(being)):
-                self.held.setdefault(being, set()).update(ports)
+        for sim in self.beings:
+            if sim.alive and (ports := self.holding(sim)):
+                self.held.setdefault(sim, set()).update(ports)
 
     def forget(self) -> None:
         """A call begins: whatever was before it does not count."""
         self.held = {}
         self.look()
 
-    def _know(self, being: Being) -> Being:
-        self.beings.append(being)
-        return being
+    def _know(self, sim: SimProcess) -> SimProcess:
+        self.beings.append(sim)
+        return sim
 
     # What is true
 
-    def of(self, actor: Actor) -> Being:
-        return next(being for being in self.beings if being.actor is actor)
+    def of(self, server_process: Actor) -> SimProcess:
+        return next(sim for sim in self.beings if sim.server_process is server_process)
 
-    def holding(self, being: Being) -> set[Port]:
+    def holding(self, sim: SimProcess) -> set[Port]:
         """The ports that it holds."""
-        sockets = (self.system.kernel.get(id_) for id_ in being.actor.holds)
+        sockets = (self.system.kernel.get(id_) for id_ in sim.server_process.holds)
         return {s.port for s in sockets if s is not None and s.state in ("listening", "bound")}
 
-    def holders(self, port: Port) -> list[Being]:
-        return [being for being in self.beings if being.alive and port in self.holding(being)]
+    def holders(self, port: Port) -> list[SimProcess]:
+        return [sim for sim in self.beings if sim.alive and port in self.holding(sim)]
 
-    def sharers(self, being: Being, ports: frozenset[Port]) -> set[Being]:
+    def sharers(self, sim: SimProcess, ports: frozenset[Port]) -> set[SimProcess]:
         """Who can be seen with the same socket on one of the ports."""
         ids = {s.id for s in self.system.kernel.values() if s.port in ports and s.holds}
-        ids &= being.actor.holds
+        ids &= sim.server_process.holds
         return {
-            b for b in self.beings if b is not being and not b.actor.hidden and ids & b.actor.holds
+            b
+            for b in self.beings
+            if b is not sim and not b.server_process.hidden and ids & b.server_process.holds
         }
 
     def used(self, port: Port) -> bool:
@@ -414,65 +427,65 @@ class World:
         kernel = self.system.kernel
         return any(
             kernel[id_].port == port
-            for being in self.beings
-            if being.alive
-            for id_ in being.actor.holds
+            for sim in self.beings
+            if sim.alive
+            for id_ in sim.server_process.holds
             if id_ in kernel
         )
 
-    def is_own(self, being: Being) -> bool:
+    def is_own(self, sim: SimProcess) -> bool:
         """Whether the caller has started it, and everybody in between is there to show it."""
-        return self.caller in being.chain()
+        return self.caller in sim.chain()
 
-    def looked_after(self, being: Being) -> bool:
+    def looked_after(self, sim: SimProcess) -> bool:
         """Whether somebody who has started it is still there for it."""
-        if being.kind in ("terminal", "multiplexer"):
+        if sim.kind in ("terminal", "multiplexer"):
             return True  # somebody's, by itself
-        for above in being.chain():
+        for above in sim.chain():
             if above.kind == "init":
                 return False
             # A worker's master is judged like its worker.
-            shares = self.held.get(above, set()) & self.held.get(being, set())
+            shares = self.held.get(above, set()) & self.held.get(sim, set())
             if above.kind != "wrapper" and not shares:
                 return True
         return False
 
-    def left_by_a_run(self, being: Being) -> bool:
+    def left_by_a_run(self, sim: SimProcess) -> bool:
         """Whether a test run that has ended has left it, with all that still surrounds it."""
-        around = [being, *(b for b in being.chain() if b.kind != "init")]
+        around = [sim, *(b for b in sim.chain() if b.kind != "init")]
         if any(b.kind in ("terminal", "multiplexer") for b in around):
             return False
         if all(map(self._of_an_ended_run, around)):
             return True
-        for runner in being.births():
+        for runner in sim.births():
             if not runner.runs_tests:
                 continue
             # A limit that is known: a daemon without a run id, which works in another project than
             # the live test run that has started it, cannot be told from one that was left.
-            lost = runner not in being.chain() and not runner.gives_id
-            lost = lost and not self._near(being, runner) and runner.kind == "runner"
+            lost = runner not in sim.chain() and not runner.gives_id
+            lost = lost and not self._near(sim, runner) and runner.kind == "runner"
             # And so is a daemon of a run that we live in ourselves, where its id proves nothing.
-            around_us = runner in self.caller.chain() and runner not in being.chain()
+            around_us = runner in self.caller.chain() and runner not in sim.chain()
             ended = not runner.alive or lost or around_us
             if ended and all(runner in b.births() for b in around):
                 return True
         return False
 
-    def _of_an_ended_run(self, being: Being) -> bool:
+    def _of_an_ended_run(self, sim: SimProcess) -> bool:
         """Whether it carries the id of a run of the caller that has ended."""
-        id_ = being.actor.process.marks.get(run_id.RUN_ID, "")
+        id_ = sim.server_process.process.marks.get(run_id.RUN_ID, "")
         return any(element in run_id.elements(id_) for element in self.ended)
 
-    def live_run(self, being: Being) -> Being | None:
+    def live_run(self, sim: SimProcess) -> SimProcess | None:
         """The run of somebody else that it belongs to, and that goes on."""
         ours = self.ours
-        marked_by = list(being.marked_by())
+        marked_by = list(sim.marked_by())
         for runner in marked_by:
             if runner.gives_id and runner.kind == "runner" and runner.alive and runner not in ours:
                 return runner
-        if self.is_own(being):
+        if self.is_own(sim):
             return None
-        for above in (being, *being.chain()):
+        for above in (sim, *sim.chain()):
             if above.runs_tests and above not in ours:
                 return above
             # A fork of one is none, but it belongs to the one that it was forked from.
@@ -481,7 +494,7 @@ class World:
                 if original.alive and original not in ours:
                     return original
                 break
-        if (hidden := self._hidden_run(being)) and hidden not in ours:
+        if (hidden := self._hidden_run(sim)) and hidden not in ours:
             return hidden
         # Those that give no ids are recognised by where they work.
         agents = [b for b in marked_by if b.kind == "agent"][:1]
@@ -489,219 +502,227 @@ class World:
         runners = (b for b in marked_by if b.kind == "runner")
         nameless = list(takewhile(lambda b: not b.gives_id, runners))
         for runner in (*agents, *nameless):
-            near = runner.kind == "agent" or self._near(being, runner)
+            near = runner.kind == "agent" or self._near(sim, runner)
             if runner.alive and runner not in ours and near:
                 return runner
         return None
 
-    def _near(self, being: Being, runner: Being) -> bool:
+    def _near(self, sim: SimProcess, runner: SimProcess) -> bool:
         """Whether a server may be of a test run by where both work."""
-        return being.place in ("none", "temporary", runner.place)
+        return sim.place in ("none", "temporary", runner.place)
 
-    def _hidden_run(self, being: Being) -> Being | None:
+    def _hidden_run(self, sim: SimProcess) -> SimProcess | None:
         """The live test run that has started it, where its environment does not tell."""
-        if any(b.kind in ("terminal", "multiplexer") for b in (being, *being.chain())):
+        if any(b.kind in ("terminal", "multiplexer") for b in (sim, *sim.chain())):
             return None  # somebody sits there, and it is kept for that
-        if being.run is not None and being.run.alive:
-            return being.run
+        if sim.run is not None and sim.run.alive:
+            return sim.run
         # A limit that is known: what was given an environment without marks, and works in a
         # project, cannot be told from what somebody has started by hand.
-        if being.bare != "wiped":
+        if sim.bare != "wiped":
             return None
-        for runner in being.births():
-            near = runner.kind == "runner" and self._near(being, runner)
+        for runner in sim.births():
+            near = runner.kind == "runner" and self._near(sim, runner)
             if runner.runs_tests and near and runner.alive:
                 return runner
         return None
 
-    def user_at_work(self, being: Being) -> Being | None:
+    def user_at_work(self, sim: SimProcess) -> SimProcess | None:
         """Who works with it in our project, and is looked after."""
-        pids = self.system.connected.get(being.actor.pid, set())
+        pids = self.system.connected.get(sim.server_process.pid, set())
         for other in self.beings:
-            works = other.alive and other.actor.pid in pids and other.place == "ours"
-            part = being in other.births() or other in self.ours or other.unread
+            works = other.alive and other.server_process.pid in pids and other.place == "ours"
+            part = sim in other.births() or other in self.ours or other.unread
             if works and not part and self.looked_after(other):
                 return other
         return None
 
-    def managed(self, being: Being) -> bool:
+    def managed(self, sim: SimProcess) -> bool:
         """Whether a service manager looks after it, and no test in between has started it."""
-        for above in (being, *being.births()):
+        for above in (sim, *sim.births()):
             if above.kind == "service":
                 return True
             # What has left its manager, as a daemon does, is none of its business any more.
-            if above.kind == "manager" and (above is being or above in being.chain()):
+            if above.kind == "manager" and (above is sim or above in sim.chain()):
                 return True
             if above.kind not in ("server", "wrapper", "launcher", "manager"):
                 return False
         return False
 
-    def untouchable(self, being: Being) -> str:
+    def untouchable(self, sim: SimProcess) -> str:
         """Why nobody may signal it, whatever was asked for; empty if nothing forbids it."""
-        if being is self.caller or being in self.caller.chain():
+        if sim is self.caller or sim in self.caller.chain():
             return "it is the caller, or an ancestor of it"
-        if being.kind in ("init", "system", "engine"):
-            return f"it is the {being.kind}"
-        if any(b.kind == "contained" for b in (being, *being.births())):
+        if sim.kind in ("init", "system", "engine"):
+            return f"it is the {sim.kind}"
+        if any(b.kind == "contained" for b in (sim, *sim.births())):
             return "it runs in a container"
         return ""
 
-    def forbidden(self, being: Being, ask: Ask) -> str:
+    def forbidden(self, sim: SimProcess, ask: Ask) -> str:
         """Why a call may not signal it; empty if it may."""
-        if why := self.untouchable(being):
+        if why := self.untouchable(sim):
             return why
-        ports = self.held.get(being, set()) & ask.ports
-        if not ports and not self._restarted(being, ask):
+        ports = self.held.get(sim, set()) & ask.ports
+        if not ports and not self._restarted(sim, ask):
             return "it holds none of the ports"
-        why = self._forbidden(being, ask)
+        why = self._forbidden(sim, ask)
         # A worker follows its master, which may have ended by now.
-        masters = [above for above in being.births() if self.held.get(above, set()) & ports]
+        masters = [above for above in sim.births() if self.held.get(above, set()) & ports]
         follows = any(not self._forbidden(master, ask) for master in masters)
         return "" if follows else why
 
-    def _forbidden(self, being: Being, ask: Ask) -> str:
+    def _forbidden(self, sim: SimProcess, ask: Ask) -> str:
         """The same, for what holds a port or has started it again."""
-        stays = being.actor.process.marks.get("PORTFREE_KEEP") == "1"
+        stays = sim.server_process.process.marks.get("PORTFREE_KEEP") == "1"
         if stays and ask.scope == "orphans":
             return "it asks to be left running"
-        own = self.is_own(being)
+        own = self.is_own(sim)
         # Its own id, or the nearest one above it, for it may have wiped its own.
-        ids = (b.actor.process.marks.get(run_id.RUN_ID, "") for b in (being, *being.chain()))
+        ids = (b.server_process.process.marks.get(run_id.RUN_ID, "") for b in (sim, *sim.chain()))
         run = next(filter(None, ids), "")
         # Its run is over, even where only those above it still show that.
-        of_another = any(self._of_an_ended_run(b) for b in (being, *being.births()))
+        of_another = any(self._of_an_ended_run(b) for b in (sim, *sim.births()))
         if own and ask.phase == "before" and not of_another:
             return "it was started for the run that begins"
         ending = ask.phase == "after" and self.own_run
         if ending and ending == run:
             return ""
-        if ending and self._has_arrived(being):
+        if ending and self._has_arrived(sim):
             return ""
-        if being.unread:
+        if sim.unread:
             return "its environment cannot be read"
-        if ask.scope != "any" and (runner := self.live_run(being)):
+        if ask.scope != "any" and (runner := self.live_run(sim)):
             return f"it belongs to {runner}, which lives"
         if own:
             return ""
         may_reach = self.system.privileged and ask.scope == "any"
-        if being.owner != ME and not may_reach:
+        if sim.owner != ME and not may_reach:
             return "it belongs to another user"
-        if self.left_by_a_run(being):
+        if self.left_by_a_run(sim):
             return ""
-        if self.managed(being):
+        if self.managed(sim):
             return "it is a managed service"
-        asked_for = ask.scope in ("mine", "any") or (
-            ask.scope == "project" and being.place == "ours"
-        )
-        if self.held.get(being, set()) & ask.ports and asked_for:
+        asked_for = ask.scope in ("mine", "any") or (ask.scope == "project" and sim.place == "ours")
+        if self.held.get(sim, set()) & ask.ports and asked_for:
             return ""
-        if user := self.user_at_work(being):
+        if user := self.user_at_work(sim):
             return f"{user} works with it"
-        if self.looked_after(being):
+        if self.looked_after(sim):
             return "somebody looks after it"
-        return "" if being.place == "ours" else "it has nothing to do with our project"
+        return "" if sim.place == "ours" else "it has nothing to do with our project"
 
-    def _has_arrived(self, being: Being) -> bool:
+    def _has_arrived(self, sim: SimProcess) -> bool:
         """Whether it has come up during the run that ends, as a daemon without a trace, from the
         terminal that the run was started in or from the run itself: these cannot be told apart.
         """
-        group = self.caller.actor.process.control_group
+        group = self.caller.server_process.process.control_group
         return (
-            being.bare == "wiped"
-            and being.born >= self.began
-            and being.actor.process.control_group == group
-            and not self.looked_after(being)
-            and being.place in ("ours", "none", "temporary")
+            sim.bare == "wiped"
+            and sim.born >= self.began
+            and sim.server_process.process.control_group == group
+            and not self.looked_after(sim)
+            and sim.place in ("ours", "none", "temporary")
             and not any(b.runs_tests for b in self.caller.chain())
         )
 
-    def _restarted(self, being: Being, ask: Ask) -> bool:
+    def _restarted(self, sim: SimProcess, ask: Ask) -> bool:
         """Whether it has started somebody on one of the ports while the call went on."""
         return any(
-            ports & ask.ports and child.born >= ask.began and being in child.births()
+            ports & ask.ports and child.born >= ask.began and sim in child.births()
             for child, ports in self.held.items()
         )
 
-    def obedient(self, being: Being) -> bool:
+    def obedient(self, sim: SimProcess) -> bool:
         """Whether it can be seen, can be stopped, and shares its socket with nobody."""
-        actor = being.actor
+        server_process = sim.server_process
         alone = not any(
-            other is not being and other.alive and other.actor.holds & actor.holds
+            other is not sim and other.alive and other.server_process.holds & server_process.holds
             for other in self.beings
         )
-        able = not (actor.hidden or actor.unpinnable or actor.refuses or being.unread)
-        return alone and able and not actor.at_end and being.behaviour in ("obeys", "needs KILL")
+        able = not (
+            server_process.hidden
+            or server_process.unpinnable
+            or server_process.refuses
+            or sim.unread
+        )
+        return (
+            alone
+            and able
+            and not server_process.at_end
+            and sim.behaviour in ("obeys", "needs KILL")
+        )
 
-    def plainly_left(self, being: Being) -> bool:
+    def plainly_left(self, sim: SimProcess) -> bool:
         """A server that a test run has left, and that shows it: freed in any scope.
 
         By its mark, as a fork of the run, or by the folder that it works in; and nobody is at work
         who may have started it.
         """
-        run = next((b for b in being.births() if b.runs_tests), None)
+        run = next((b for b in sim.births() if b.runs_tests), None)
         if run is None or run.kind != "runner" or run.alive:
             return False
-        marks = being.actor.process.marks
+        marks = sim.server_process.process.marks
         shows = (
             bool(marks.get("PYTEST_VERSION"))
-            or (being.kind == "runner" and being.forked)
-            or (being.run is run and self._temporary(run) in self.system.locks)
+            or (sim.kind == "runner" and sim.forked)
+            or (sim.run is run and self._temporary(run) in self.system.locks)
         )
         alone = not any(
             b.alive and b.kind not in ("init", "wrapper", "server", "terminal", "caller")
             for b in self.beings
-            if b is not being
+            if b is not sim
         )
-        adopted = all(above.kind in ("init", "wrapper") for above in being.chain())
+        adopted = all(above.kind in ("init", "wrapper") for above in sim.chain())
         return (
             shows
             and alone
             and adopted
-            and being.kind in ("server", "runner")
-            and being.owner == ME
+            and sim.kind in ("server", "runner")
+            and sim.owner == ME
             and "PORTFREE_KEEP" not in marks
-            and being.actor.process.container is None
-            and not self.is_own(being)
-            and self.caller not in being.births()
-            and not set(self.ours) & {*being.births()} - {self.init}
-            and self.obedient(being)
+            and sim.server_process.process.container is None
+            and not self.is_own(sim)
+            and self.caller not in sim.births()
+            and not set(self.ours) & {*sim.births()} - {self.init}
+            and self.obedient(sim)
         )
 
-    def plain_orphan(self, being: Being) -> bool:
+    def plain_orphan(self, sim: SimProcess) -> bool:
         """An orphan in our project, as they come: this one must be freed in any scope."""
         return (
-            self._plain(being)
-            and being.place == "ours"
-            and not self.looked_after(being)
-            and all(above.kind in ("init", "wrapper") for above in being.chain())
-            and self._hidden_run(being) is None
-            and not self._may_be_of_a_run(being)
-            and self.user_at_work(being) is None
+            self._plain(sim)
+            and sim.place == "ours"
+            and not self.looked_after(sim)
+            and all(above.kind in ("init", "wrapper") for above in sim.chain())
+            and self._hidden_run(sim) is None
+            and not self._may_be_of_a_run(sim)
+            and self.user_at_work(sim) is None
         )
 
-    def _may_be_of_a_run(self, being: Being) -> bool:
+    def _may_be_of_a_run(self, sim: SimProcess) -> bool:
         """Whether nothing shows that it is not of a test run that is at work."""
         runs_ = [b for b in self.beings if b.alive and b.kind == "runner"]
-        return being.forked or (being.bare == "wiped" and bool(runs_))
+        return sim.forked or (sim.bare == "wiped" and bool(runs_))
 
-    def plainly_mine(self, being: Being) -> bool:
+    def plainly_mine(self, sim: SimProcess) -> bool:
         """A server that we have at a terminal: to be freed where scope mine is asked for."""
-        kinds = {above.kind for above in being.chain()}
-        return self._plain(being) and kinds <= {"init", "wrapper", "terminal"}
+        kinds = {above.kind for above in sim.chain()}
+        return self._plain(sim) and kinds <= {"init", "wrapper", "terminal"}
 
-    def _plain(self, being: Being) -> bool:
+    def _plain(self, sim: SimProcess) -> bool:
         return (
-            being.kind == "server"
-            and being.owner == ME
-            and not being.actor.process.marks
-            and being.actor.process.unit is None
-            and being.actor.process.container is None
-            and not self.is_own(being)
-            and self.obedient(being)
+            sim.kind == "server"
+            and sim.owner == ME
+            and not sim.server_process.process.marks
+            and sim.server_process.process.unit is None
+            and sim.server_process.process.container is None
+            and not self.is_own(sim)
+            and self.obedient(sim)
         )
 
 
-Deed = Literal[
+Step = Literal[
     "die",
     "let go",
     "fork",
@@ -715,35 +736,37 @@ Deed = Literal[
 ]
 
 
-def deed(world: World, what: Deed, being: Being) -> Callable[[], None]:
+def step(simulation: Simulation, what: Step, sim: SimProcess) -> Callable[[], None]:
     """Something that happens to a process, now or in the midst of a call."""
-    actor = being.actor
+    server_process = sim.server_process
 
     def happen() -> None:
         # The caller and those above it live on: without them there is no call.
-        if not being.alive or being is world.caller or being in world.caller.chain():
+        if not sim.alive or sim is simulation.caller or sim in simulation.caller.chain():
             return
         match what:
             case "die":
-                actor.end()
+                server_process.end()
             case "let go":
-                actor.let_go()
+                server_process.let_go()
             case "fork":
-                world.fork(being)
+                simulation.fork(sim)
             case "recycle":
-                world.recycle(being)
+                simulation.recycle(sim)
             case "replace":
-                world.recycle(being, ports=world.holding(being))
+                simulation.recycle(sim, ports=simulation.holding(sim))
             case "refuse":
-                actor.refuses = PermissionError(1, "Operation not permitted")
+                server_process.refuses = PermissionError(1, "Operation not permitted")
             case "hide":
-                actor.hidden = True
+                server_process.hidden = True
             case "unpin":
-                actor.unpinnable = OSError(24, "Too many open files")
+                server_process.unpinnable = OSError(24, "Too many open files")
             case "hide facts":
-                world.hide_facts(being)
-            case "exec" if being.kind in ("server", "wrapper"):
-                being.kind = "server"
-                actor.process = actor.process._replace(name="node", argv=("node", "app.js"))
+                simulation.hide_facts(sim)
+            case "exec" if sim.kind in ("server", "wrapper"):
+                sim.kind = "server"
+                server_process.process = server_process.process._replace(
+                    name="node", argv=("node", "app.js")
+                )
 
     return happen

@@ -28,7 +28,7 @@ from portfree.model import Leak, Request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from helpers.processes import Stage
+    from helpers.processes import Processes
     from portfree.model import Leaks, OnBusy
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +44,9 @@ HOSTILE = (
 BORN_IN = "tests/test_api.py::test_search (setup)"
 
 
-def mark(stage: Stage) -> dict[str, str]:
+def mark(processes: Processes) -> dict[str, str]:
     """What a server of a test has in its environment, when the test run has been killed."""
-    return {"PYTEST_CURRENT_TEST": BORN_IN, "PORTFREE_RUN_ID": stage.run_id(alive=False)}
+    return {"PYTEST_CURRENT_TEST": BORN_IN, "PORTFREE_RUN_ID": processes.run_id(alive=False)}
 
 
 # What the runner shows
@@ -232,8 +232,8 @@ class Step(NamedTuple):
 class Job:
     """Runs steps, one after the other, as the runner would."""
 
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self._stage = stage
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self._stage = processes
         self.temp = folder / "runner-temp"
         self.temp.mkdir()
         self.workspace = folder / "workspace"
@@ -303,21 +303,21 @@ def outputs(text: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def job(stage: Stage, tmp_path: Path) -> Job:
-    return Job(stage, tmp_path)
+def job(processes: Processes, tmp_path: Path) -> Job:
+    return Job(processes, tmp_path)
 
 
-def test_free_ports_need_no_words(job: Job, stage: Stage) -> None:
-    port = stage.free_port()
+def test_free_ports_need_no_words(job: Job, processes: Processes) -> None:
+    port = processes.free_port()
     step = job.step(ports=str(port))
     assert (step.code, step.log) == (0, f"{port}/tcp: free\n")
     assert step.outputs | {"report": ""} == {"ok": "true", "freed": "", "busy": "", "report": ""}
     assert step.page == ""
 
 
-def test_a_server_that_was_left_behind_is_stopped_and_shown(job: Job, stage: Stage) -> None:
-    port, other = stage.free_port(), stage.free_port()
-    server = stage.orphan(tcp(port), env=mark(stage))
+def test_a_server_that_was_left_behind_is_stopped_and_shown(job: Job, processes: Processes) -> None:
+    port, other = processes.free_port(), processes.free_port()
+    server = processes.orphan(tcp(port), env=mark(processes))
     step = job.step(ports=f"{port}\n{other}")
     server.wait_gone()
     assert step.code == 0
@@ -333,9 +333,9 @@ def test_a_server_that_was_left_behind_is_stopped_and_shown(job: Job, stage: Sta
     assert [o["status"] for o in step.report["before"]["outcomes"]] == ["freed", "free"]
 
 
-def test_a_server_that_is_in_use_is_kept_and_fails_the_step(job: Job, stage: Stage) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port))
+def test_a_server_that_is_in_use_is_kept_and_fails_the_step(job: Job, processes: Processes) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port))
     step = job.step(ports=str(port))
     assert step.code == 1
     assert (step.outputs["ok"], step.outputs["busy"]) == ("false", f"{port}/tcp")
@@ -360,9 +360,9 @@ def test_a_server_that_is_in_use_is_kept_and_fails_the_step(job: Job, stage: Sta
     assert server.alive
 
 
-def test_on_githubs_own_runners_the_whole_machine_is_ours(job: Job, stage: Stage) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port))
+def test_on_githubs_own_runners_the_whole_machine_is_ours(job: Job, processes: Processes) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port))
     step = job.step({"RUNNER_ENVIRONMENT": "github-hosted"}, ports=str(port))
     server.wait_gone()
     assert (step.code, step.outputs["freed"]) == (0, f"{port}/tcp")
@@ -400,8 +400,8 @@ def test_a_bad_input_is_an_error_and_nothing_runs(
     assert [path.name for path in job.workspace.iterdir()] == [".git"]
 
 
-def test_what_no_input_says_the_configuration_does(job: Job, stage: Stage) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_what_no_input_says_the_configuration_does(job: Job, processes: Processes) -> None:
+    port, other = processes.free_port(), processes.free_port()
     shop = job.workspace / "shop"
     shop.mkdir()
     (shop / "pyproject.toml").write_text(
@@ -425,12 +425,12 @@ def test_what_no_input_says_the_configuration_does(job: Job, stage: Stage) -> No
     }
 
 
-def test_the_command_finds_the_job_as_it_was(job: Job, stage: Stage) -> None:
+def test_the_command_finds_the_job_as_it_was(job: Job, processes: Processes) -> None:
     script = "import json, os; json.dump([os.getcwd(), dict(os.environ)], open('seen', 'w'))"
     (job.workspace / "sub").mkdir()
     step = job.step(
         {"MINE": "a b"},
-        ports=str(stage.free_port()),
+        ports=str(processes.free_port()),
         run=script,
         shell=f"{sys.executable} {{0}}",
         working_directory="sub",
@@ -456,8 +456,10 @@ def test_the_command_finds_the_job_as_it_was(job: Job, stage: Stage) -> None:
         ("no-such-shell {0}", "true", 127),
     ],
 )
-def test_the_command_ends_the_step(job: Job, stage: Stage, shell: str, run: str, code: int) -> None:
-    step = job.step(ports=str(stage.free_port()), run=run, shell=shell)
+def test_the_command_ends_the_step(
+    job: Job, processes: Processes, shell: str, run: str, code: int
+) -> None:
+    step = job.step(ports=str(processes.free_port()), run=run, shell=shell)
     assert step.code == code
     assert (job.workspace / "on").exists() == (code == 3)
     assert step.outputs["ok"] == ("false" if code == 127 else "true")
@@ -491,8 +493,8 @@ def leaking(port: int, then: str = "") -> str:
 
 @needs_program("setsid")
 @pytest.mark.parametrize("leaks", ["", "fail"])
-def test_a_server_on_another_port_is_a_leak(job: Job, stage: Stage, leaks: str) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_a_server_on_another_port_is_a_leak(job: Job, processes: Processes, leaks: str) -> None:
+    port, other = processes.free_port(), processes.free_port()
     step = job.step(ports=str(port), run=leaking(other), shell="bash", leaks=leaks)
     assert step.code == (125 if leaks else 0), step.log
     (line,) = step.commands
@@ -504,8 +506,8 @@ def test_a_server_on_another_port_is_a_leak(job: Job, stage: Stage, leaks: str) 
 
 
 @needs_program("setsid")
-def test_a_server_on_the_port_is_stopped_after_the_command(job: Job, stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_server_on_the_port_is_stopped_after_the_command(job: Job, processes: Processes) -> None:
+    port = processes.free_port()
     step = job.step(ports=str(port), run=leaking(port, "exit 4"), shell="bash")
     assert step.code == 4
     assert not accepts(port)
@@ -516,20 +518,20 @@ def test_a_server_on_the_port_is_stopped_after_the_command(job: Job, stage: Stag
     ]
 
 
-def test_a_command_that_fails_as_we_do_has_not_succeeded(job: Job, stage: Stage) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_a_command_that_fails_as_we_do_has_not_succeeded(job: Job, processes: Processes) -> None:
+    port, other = processes.free_port(), processes.free_port()
     step = job.step(ports=str(port), run=leaking(other, "exit 125"), shell="bash", leaks="fail")
     assert step.code == 125
     assert f"127.0.0.1:{other}" in step.log
     assert "has succeeded" not in step.log
 
 
-def test_a_port_that_is_busy_afterwards_fails_the_step(job: Job, stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_port_that_is_busy_afterwards_fails_the_step(job: Job, processes: Processes) -> None:
+    port = processes.free_port()
     run = ": >here\nuntil [ -e go ]; do sleep 0.05; done"
     process = job.start(ports=str(port), run=run)
     wait_until((job.workspace / "here").exists, "the command runs")
-    server = stage.attended(tcp(port))
+    server = processes.attended(tcp(port))
     (job.workspace / "go").touch()
     step = job.end(process)
     assert step.code == 125
@@ -538,10 +540,10 @@ def test_a_port_that_is_busy_afterwards_fails_the_step(job: Job, stage: Stage) -
     assert server.alive
 
 
-def test_a_hostile_process_says_nothing_to_the_runner(job: Job, stage: Stage) -> None:
-    port, other = stage.free_port(), stage.free_port()
-    stage.orphan([*tcp(port), "--", HOSTILE], env=mark(stage))
-    stage.attended([*tcp(other), "--", HOSTILE])
+def test_a_hostile_process_says_nothing_to_the_runner(job: Job, processes: Processes) -> None:
+    port, other = processes.free_port(), processes.free_port()
+    processes.orphan([*tcp(port), "--", HOSTILE], env=mark(processes))
+    processes.attended([*tcp(other), "--", HOSTILE])
     step = job.step(ports=f"{port},{other}")
     assert step.code == 1
     group, end, error = step.commands
@@ -588,8 +590,10 @@ def cancel(process: subprocess.Popen[bytes]) -> float:
 
 @needs_program("setsid")
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_a_cancelled_command_leaves_no_server(job: Job, stage: Stage, *, stubborn: bool) -> None:
-    port = stage.free_port()
+def test_a_cancelled_command_leaves_no_server(
+    job: Job, processes: Processes, *, stubborn: bool
+) -> None:
+    port = processes.free_port()
     ignoring = "trap '' INT TERM\n" if stubborn else ""
     run = ignoring + leaking(port, ": >here\nsleep 100\nsleep 100")
     process = job.start(ports=str(port), run=run, shell="bash")
@@ -604,10 +608,10 @@ def test_a_cancelled_command_leaves_no_server(job: Job, stage: Stage, *, stubbor
 
 @pytest.mark.parametrize("run", ["", "touch started"])
 def test_a_step_that_is_cancelled_while_it_frees_does_so_in_a_hurry(
-    job: Job, stage: Stage, run: str
+    job: Job, processes: Processes, run: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), env=mark(stage))
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), env=mark(processes))
     process = job.start(ports=str(port), grace="60", run=run)
     wait_until(lambda: "waiting" in job.log(), "it waits for the server")
     assert cancel(process) < 7.5
@@ -622,7 +626,7 @@ def test_a_step_that_is_cancelled_while_it_frees_does_so_in_a_hurry(
 
 
 def test_sudo_frees_as_root_and_runs_the_command_as_us(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -631,8 +635,8 @@ def test_sudo_frees_as_root_and_runs_the_command_as_us(
     sudo.write_text('#!/bin/sh\necho "$1 $2" >"$0.called"\nshift 2\nexec "$@"\n')
     sudo.chmod(sudo.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), env=mark(stage))
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), env=mark(processes))
     request = Request((Port(port),), scope="mine")
     found = action._free_as_root(request)
     server.wait_gone()
@@ -648,7 +652,7 @@ def test_sudo_frees_as_root_and_runs_the_command_as_us(
 
 
 def test_a_failure_of_ours_keeps_no_command_from_running(
-    job: Job, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    job: Job, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
@@ -657,7 +661,7 @@ def test_a_failure_of_ours_keeps_no_command_from_running(
     monkeypatch.setenv("RUNNER_TEMP", str(job.temp))
     monkeypatch.setattr("portfree.api.bind", fail)
     monkeypatch.setattr(action, "_details", say_nothing)
-    request = Request((Port(stage.free_port()),), leaks="ignore")
+    request = Request((Port(processes.free_port()),), leaks="ignore")
     done = action._around(action._Inputs(run="touch started; exit 4"), request, as_root=False)
     assert done.code == 4
     assert (job.workspace / "started").exists()
@@ -690,13 +694,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_environment_is_built_once_and_is_its_own(
-    job: Job, stage: Stage, installed: Path
+    job: Job, processes: Processes, installed: Path
 ) -> None:
     (home,) = (path for path in installed.iterdir() if path.is_dir())
     assert re.fullmatch(r"portfree-[0-9]+", home.name)
     before = home.stat().st_ino
     env = {"RUNNER_TEMP": str(installed), "PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}
-    port = str(stage.free_port())
+    port = str(processes.free_port())
     step = job.set_up(env, ports=port, run='echo "home: $PYTHONHOME"')
     assert step.code == 0, step.log
     assert "installed" not in step.log
@@ -801,8 +805,8 @@ class Acted:
 class Actor:
     """Runs workflows in a repository of its own, where ``org/portfree@v1`` is this very tree."""
 
-    def __init__(self, stage: Stage, folder: Path, tree: Path, installed: Path) -> None:
-        self._stage = stage
+    def __init__(self, processes: Processes, folder: Path, tree: Path, installed: Path) -> None:
+        self._stage = processes
         self._tree = tree
         self._installed = next(path for path in installed.iterdir() if path.is_dir())
         self._log = folder / "act.log"
@@ -880,8 +884,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def actor(stage: Stage, tmp_path: Path, tree: Path, installed: Path) -> Actor:
-    return Actor(stage, tmp_path, tree, installed)
+def server_process(processes: Processes, tmp_path: Path, tree: Path, installed: Path) -> Actor:
+    return Actor(processes, tmp_path, tree, installed)
 
 
 def readme(first: str) -> str:
@@ -893,21 +897,23 @@ def readme(first: str) -> str:
 
 
 @needs_act
-def test_the_readmes_workflow_works_as_it_stands(actor: Actor, stage: Stage) -> None:
-    if not stage.claim(8000):
+def test_the_readmes_workflow_works_as_it_stands(
+    server_process: Actor, processes: Processes
+) -> None:
+    if not processes.claim(8000):
         pytest.skip("needs port 8000")
     workflow = readme("on: push\n")
     assert len(workflow.splitlines()) == 10
-    actor.write(".github/workflows/tests.yml", workflow)
-    actor.write(
+    server_process.write(".github/workflows/tests.yml", workflow)
+    server_process.write(
         "test_server.py",
         "import http.server\n\n"
         "def test_port():\n"
         "    server = http.server.HTTPServer(('', 8000), http.server.BaseHTTPRequestHandler)\n"
         "    server.server_close()\n",
     )
-    stuck = stage.orphan(tcp(8000), env=mark(stage))
-    acted = actor.end(actor.start())
+    stuck = processes.orphan(tcp(8000), env=mark(processes))
+    acted = server_process.end(server_process.start())
     stuck.wait_gone()
     assert acted.result("tests") == "success", acted.log("tests")
     assert "portfree: installed in " in acted.log("tests")
@@ -918,7 +924,7 @@ def test_the_readmes_workflow_works_as_it_stands(actor: Actor, stage: Stage) -> 
     ]
     assert "test&#95;search" in acted.page("tests")
     assert not accepts(8000)
-    wait_until(lambda: not set(stage.members()), "no process is left")
+    wait_until(lambda: not set(processes.members()), "no process is left")
 
 
 Steps = list[dict[str, object]]
@@ -933,13 +939,13 @@ def use(_id: str = "", _if: str = "", **inputs: object) -> dict[str, object]:
 
 @needs_act
 @needs_program("setsid")
-def test_workflows(actor: Actor, stage: Stage) -> None:
+def test_workflows(server_process: Actor, processes: Processes) -> None:
     names = ("stuck", "leak", "leaked", "failing", "twice", "bad", "hostile", "kept", "cancelled")
-    port = {name: stage.free_port() for name in names}
+    port = {name: processes.free_port() for name in names}
     pytest_ = f"{shlex.quote(sys.executable)} -m pytest -p no:cacheprovider"
     server = leaking(port["leaked"]).replace("\n", "\\n").replace('"', '\\"')
-    actor.write("pytest.ini", "[pytest]\n")  # here tests are named from
-    actor.write(
+    server_process.write("pytest.ini", "[pytest]\n")  # here tests are named from
+    server_process.write(
         "test_leak.py",
         f'import subprocess\n\ndef test_leak():\n    subprocess.run(["bash", "-c", "{server}"])\n',
     )
@@ -980,7 +986,9 @@ def test_workflows(actor: Actor, stage: Stage) -> None:
                 "it",
                 ports=port["cancelled"],
                 shell="bash",
-                run=leaking(port["cancelled"], f'echo $PPID >"{actor.home}/pid"\nsleep 100'),
+                run=leaking(
+                    port["cancelled"], f'echo $PPID >"{server_process.home}/pid"\nsleep 100'
+                ),
             ),
             use("last", always, ports=port["cancelled"]),
         ],
@@ -990,25 +998,25 @@ def test_workflows(actor: Actor, stage: Stage) -> None:
         "jobs": {
             name: {
                 "runs-on": "ubuntu-latest",
-                "steps": [*([actor.reuse()] if name != "twice" else []), *steps],
+                "steps": [*([server_process.reuse()] if name != "twice" else []), *steps],
             }
             for name, steps in jobs.items()
         },
     }
-    actor.write(".github/workflows/tests.yml", json.dumps(workflow))  # JSON is YAML
-    stuck = stage.orphan(tcp(port["stuck"]), env=mark(stage))
-    hostile = stage.orphan([*tcp(port["hostile"]), "--", HOSTILE], env=mark(stage))
-    kept = stage.attended([*tcp(port["kept"]), "--", HOSTILE])
+    server_process.write(".github/workflows/tests.yml", json.dumps(workflow))  # JSON is YAML
+    stuck = processes.orphan(tcp(port["stuck"]), env=mark(processes))
+    hostile = processes.orphan([*tcp(port["hostile"]), "--", HOSTILE], env=mark(processes))
+    kept = processes.attended([*tcp(port["kept"]), "--", HOSTILE])
 
-    process = actor.start()
-    pid = actor.home / "pid"
+    process = server_process.start()
+    pid = server_process.home / "pid"
     wait_until(lambda: pid.exists() and pid.read_text().strip(), "the step runs", patience=60)
     # What the runner sends, to whom it sends it: the step's shell, which has become portfree.
     began = time.monotonic()
     os.kill(int(pid.read_text()), signal.SIGINT)
     wait_until(lambda: not accepts(port["cancelled"]), "a cancelled step frees its port")
     assert time.monotonic() - began < 10
-    acted = actor.end(process)
+    acted = server_process.end(process)
 
     stuck.wait_gone()
     assert acted.result("stuck") == "success"

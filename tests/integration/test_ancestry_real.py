@@ -20,8 +20,8 @@ from helpers.processes import (
     NOBODY,
     READY,
     Identity,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     children,
     command_line,
     holder,
@@ -49,8 +49,8 @@ pytestmark = pytest.mark.usefixtures("backend", "project")
 # self: whoever asks, and whoever asks for him
 
 
-def test_the_caller_itself_is_kept(stage: Stage) -> None:
-    port = stage.free_port()
+def test_the_caller_itself_is_kept(processes: Processes) -> None:
+    port = processes.free_port()
     with socket.create_server(("127.0.0.1", port)):
         outcome = only(free_ports(port, scope="any"))
 
@@ -61,11 +61,11 @@ def test_the_caller_itself_is_kept(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("handed_down", [False, True])
-def test_an_ancestor_is_kept(stage: Stage, project: Path, *, handed_down: bool) -> None:
-    port = stage.free_port()
+def test_an_ancestor_is_kept(processes: Processes, project: Path, *, handed_down: bool) -> None:
+    port = processes.free_port()
     flags = ["--hand-down"] if handed_down else []
 
-    report = stage.call(
+    report = processes.call(
         port, cwd=project, scope="any", prefix=tcp(port, *flags, "--run", "--")
     ).report()
 
@@ -76,12 +76,14 @@ def test_an_ancestor_is_kept(stage: Stage, project: Path, *, handed_down: bool) 
 
 
 @one_backend
-def test_a_sibling_that_shares_an_ancestors_socket_is_kept(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_sibling_that_shares_an_ancestors_socket_is_kept(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
     # As in a prefork server, one of whose workers asks for the port to be freed.
     worker = ["sh", "-c", 'sleep 1000 & "$@"; kill $!', "sh"]
 
-    report = stage.call(
+    report = processes.call(
         port,
         cwd=project,
         scope="any",
@@ -97,9 +99,9 @@ def test_a_sibling_that_shares_an_ancestors_socket_is_kept(stage: Stage, project
 # own-run: what we have started ourselves
 
 
-def test_our_own_child_is_stopped(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    server = stage.child(tcp(port), cwd=elsewhere)
+def test_our_own_child_is_stopped(processes: Processes, elsewhere: Path) -> None:
+    port = processes.free_port()
+    server = processes.child(tcp(port), cwd=elsewhere)
 
     outcome = only(free_ports(port))
 
@@ -109,9 +111,9 @@ def test_our_own_child_is_stopped(stage: Stage, elsewhere: Path) -> None:
 
 
 @one_backend
-def test_our_own_grandchild_is_stopped(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    shell = stage.child(["sh", "-c", f"{shlex.join(tcp(port))}; true"], cwd=elsewhere)
+def test_our_own_grandchild_is_stopped(processes: Processes, elsewhere: Path) -> None:
+    port = processes.free_port()
+    shell = processes.child(["sh", "-c", f"{shlex.join(tcp(port))}; true"], cwd=elsewhere)
     server = shell.server
 
     outcome = only(free_ports(port))
@@ -121,11 +123,11 @@ def test_our_own_grandchild_is_stopped(stage: Stage, elsewhere: Path) -> None:
 
 
 @one_backend
-def test_the_child_of_somebody_else_is_kept(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.child(tcp(port), cwd=project)
+def test_the_child_of_somebody_else_is_kept(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.child(tcp(port), cwd=project)
 
-    outcome = only(stage.call(port, cwd=project).report())
+    outcome = only(processes.call(port, cwd=project).report())
 
     assert outcome.status == "busy"
     # Its parent is this very pytest, which is an ancestor of the caller as well: alive it is.
@@ -138,22 +140,22 @@ def test_the_child_of_somebody_else_is_kept(stage: Stage, project: Path) -> None
 
 @one_backend
 @needs_program("setsid")
-def test_an_orphan_that_stayed_in_our_session(stage: Stage, project: Path) -> None:
+def test_an_orphan_that_stayed_in_our_session(processes: Processes, project: Path) -> None:
     # A session of their own: that of this test run may be the one of a pid 1 that is no init.
-    port = stage.free_port()
+    port = processes.free_port()
     server = shlex.join(launch("adopted", tcp(port)))
     wait = f"until grep -q :{port:04X} /proc/net/tcp; do sleep 0.01; done"
     prefix = ["setsid", "--wait", "sh", "-c", f'{server} >&2\n{wait}\nexec "$@"', "sh"]
 
-    outcome = only(stage.call(port, cwd=project, prefix=prefix).report())
+    outcome = only(processes.call(port, cwd=project, prefix=prefix).report())
 
     assert outcome.status == "freed"
     assert [each.verdict.rule for each in outcome.holders] == ["orphan"]
 
 
-def test_a_server_that_a_living_program_started(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=project)
+def test_a_server_that_a_living_program_started(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=project)
     assert server.launcher is not None
 
     outcome = only(free_ports(port))
@@ -169,10 +171,10 @@ def test_a_server_that_a_living_program_started(stage: Stage, project: Path) -> 
 @pytest.mark.parametrize("scope", ["mine", "any"])
 @one_backend
 def test_whoever_names_the_port_may_stop_an_attended_server(
-    stage: Stage, elsewhere: Path, scope: Scope
+    processes: Processes, elsewhere: Path, scope: Scope
 ) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=elsewhere)
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=elsewhere)
     assert server.launcher is not None
 
     outcome = only(free_ports(port, scope=scope))
@@ -183,9 +185,11 @@ def test_whoever_names_the_port_may_stop_an_attended_server(
     assert server.launcher.alive
 
 
-def test_a_server_in_a_terminal_is_attended(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    shell = stage.start("terminal", ["sh", "-c", f"{shlex.join(tcp(port))} & wait"], cwd=project)
+def test_a_server_in_a_terminal_is_attended(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    shell = processes.start(
+        "terminal", ["sh", "-c", f"{shlex.join(tcp(port))} & wait"], cwd=project
+    )
 
     outcome = only(free_ports(port))
 
@@ -195,11 +199,13 @@ def test_a_server_in_a_terminal_is_attended(stage: Stage, project: Path) -> None
     assert f"sh (pid {shell.pid}) on pts/" in found.launcher
 
 
-def test_a_server_whose_terminal_was_closed_is_an_orphan(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_server_whose_terminal_was_closed_is_an_orphan(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
     # What survives the hang-up of its terminal, as after nohup.
     command = f"trap '' HUP; {shlex.join(tcp(port, '--ignore', 'HUP'))} & wait"
-    shell = stage.start("terminal", ["sh", "-c", command], cwd=project)
+    shell = processes.start("terminal", ["sh", "-c", command], cwd=project)
     assert shell.launcher is not None
     server = shell.server
     shell.launcher.send(signal.SIGKILL)
@@ -213,9 +219,9 @@ def test_a_server_whose_terminal_was_closed_is_an_orphan(stage: Stage, project: 
     assert holder(outcome, server).verdict.rule == "orphan"
 
 
-def test_an_orphan_without_marks_or_title_is_stopped(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--wipe"), cwd=project)
+def test_an_orphan_without_marks_or_title_is_stopped(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--wipe"), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -226,13 +232,13 @@ def test_an_orphan_without_marks_or_title_is_stopped(stage: Stage, project: Path
 
 @one_backend
 def test_nothing_is_an_orphan_where_there_is_no_project(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     bare = tmp_path / "bare"
     bare.mkdir()
     monkeypatch.chdir(bare)
-    server = stage.orphan(tcp(port), cwd=bare)
+    server = processes.orphan(tcp(port), cwd=bare)
 
     outcome = only(free_ports(port))
 
@@ -242,12 +248,12 @@ def test_nothing_is_an_orphan_where_there_is_no_project(
 
 @one_backend
 def test_a_sibling_folder_with_our_name_in_front_is_not_our_project(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     other = project.with_name(project.name + "-v2")
     other.mkdir()
-    server = stage.orphan(tcp(port), cwd=other)
+    server = processes.orphan(tcp(port), cwd=other)
 
     outcome = only(free_ports(port))
 
@@ -267,10 +273,10 @@ def test_a_sibling_folder_with_our_name_in_front_is_not_our_project(
     ],
 )
 def test_a_marked_orphan_is_left_behind_wherever_it_runs(
-    stage: Stage, elsewhere: Path, mark: str, value: str, named: str
+    processes: Processes, elsewhere: Path, mark: str, value: str, named: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=elsewhere, env={mark: value})
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=elsewhere, env={mark: value})
 
     outcome = only(free_ports(port))
 
@@ -282,17 +288,19 @@ def test_a_marked_orphan_is_left_behind_wherever_it_runs(
 
 
 @one_backend
-def test_a_marked_server_that_somebody_looks_after_is_kept(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(
+def test_a_marked_server_that_somebody_looks_after_is_kept(
+    processes: Processes, elsewhere: Path
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(
         # The mark is older than the one who looks after the server.
         serve("--run", "--", *tcp(port)),
         cwd=elsewhere,
         env={"NOX_CURRENT_SESSION": "dev"},
     )
     server.wait_ready()  # the one inside
-    attended = stage.attended(
-        ["env", "NOX_CURRENT_SESSION=dev", *tcp(other := stage.free_port())], cwd=elsewhere
+    attended = processes.attended(
+        ["env", "NOX_CURRENT_SESSION=dev", *tcp(other := processes.free_port())], cwd=elsewhere
     )
 
     # The same mark all the way up to the reaper: left behind. Set by somebody who lives: not.
@@ -304,10 +312,10 @@ def test_a_marked_server_that_somebody_looks_after_is_kept(stage: Stage, elsewhe
     assert kept.status == "busy"
 
 
-def test_the_orphan_of_a_dead_run_is_left_behind(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    run = stage.run_id(alive=False)
-    server = stage.orphan(tcp(port), cwd=elsewhere, env={"PORTFREE_RUN_ID": run})
+def test_the_orphan_of_a_dead_run_is_left_behind(processes: Processes, elsewhere: Path) -> None:
+    port = processes.free_port()
+    run = processes.run_id(alive=False)
+    server = processes.orphan(tcp(port), cwd=elsewhere, env={"PORTFREE_RUN_ID": run})
 
     outcome = only(free_ports(port))
 
@@ -316,10 +324,12 @@ def test_the_orphan_of_a_dead_run_is_left_behind(stage: Stage, elsewhere: Path) 
 
 
 @pytest.mark.parametrize("scope", ["orphans", "mine"])
-def test_the_orphan_of_a_live_run_is_in_use(stage: Stage, project: Path, scope: Scope) -> None:
-    port = stage.free_port()
-    run = stage.run_id(alive=True)
-    server = stage.orphan(tcp(port), cwd=project, env={"PORTFREE_RUN_ID": run})
+def test_the_orphan_of_a_live_run_is_in_use(
+    processes: Processes, project: Path, scope: Scope
+) -> None:
+    port = processes.free_port()
+    run = processes.run_id(alive=True)
+    server = processes.orphan(tcp(port), cwd=project, env={"PORTFREE_RUN_ID": run})
 
     outcome = only(free_ports(port, scope=scope))
 
@@ -328,11 +338,13 @@ def test_the_orphan_of_a_live_run_is_in_use(stage: Stage, project: Path, scope: 
     assert server.alive
 
 
-def test_a_pid_that_came_to_somebody_else_keeps_no_run_alive(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    pid, start, nonce = stage.run_id(alive=True).split(".", 2)
+def test_a_pid_that_came_to_somebody_else_keeps_no_run_alive(
+    processes: Processes, elsewhere: Path
+) -> None:
+    port = processes.free_port()
+    pid, start, nonce = processes.run_id(alive=True).split(".", 2)
     recycled = f"{pid}.{int(start) - 1}.{nonce}"
-    server = stage.orphan(tcp(port), cwd=elsewhere, env={"PORTFREE_RUN_ID": recycled})
+    server = processes.orphan(tcp(port), cwd=elsewhere, env={"PORTFREE_RUN_ID": recycled})
 
     outcome = only(free_ports(port))
 
@@ -341,13 +353,13 @@ def test_a_pid_that_came_to_somebody_else_keeps_no_run_alive(stage: Stage, elsew
 
 
 def test_a_live_pytest_keeps_its_server_and_a_killed_one_leaves_it(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
-    port = stage.free_port()
-    runner = _pytest_with_a_server(stage, project, tcp(port))
+    port = processes.free_port()
+    runner = _pytest_with_a_server(processes, project, tcp(port))
     server = runner.server
 
-    alive = only(stage.call(port, cwd=project, scope="mine").report())
+    alive = only(processes.call(port, cwd=project, scope="mine").report())
 
     assert alive.status == "busy"
     assert (alive.holders[0].pid, alive.holders[0].verdict.rule) == (server.pid, "live-run")
@@ -358,7 +370,7 @@ def test_a_live_pytest_keeps_its_server_and_a_killed_one_leaves_it(
     runner.wait_gone()
     wait_until(lambda: (seen := server.stat) and seen.ppid != runner.pid, "it is adopted")
 
-    dead = only(stage.call(port, cwd=project).report())
+    dead = only(processes.call(port, cwd=project).report())
 
     assert dead.status == "freed"
     (found,) = dead.holders
@@ -369,23 +381,23 @@ def test_a_live_pytest_keeps_its_server_and_a_killed_one_leaves_it(
 
 
 @one_backend
-def test_the_daemon_of_a_live_pytest_is_in_use(stage: Stage, project: Path) -> None:
+def test_the_daemon_of_a_live_pytest_is_in_use(processes: Processes, project: Path) -> None:
     # It has no parent that tells: but it was born in a test, here, and a pytest works here.
-    port = stage.free_port()
-    runner = _pytest_with_a_server(stage, project, launch("orphan", tcp(port)))
+    port = processes.free_port()
+    runner = _pytest_with_a_server(processes, project, launch("orphan", tcp(port)))
 
-    outcome = only(stage.call(port, cwd=project, scope="mine").report())
+    outcome = only(processes.call(port, cwd=project, scope="mine").report())
 
     assert outcome.status == "busy"
     assert rules(outcome) == {runner.facts["pid"]: "live-run"}
 
 
-def _pytest_with_a_server(stage: Stage, project: Path, command: list[str]) -> Staged:
+def _pytest_with_a_server(processes: Processes, project: Path, command: list[str]) -> Started:
     """A pytest in the middle of a test that uses a server, which a session fixture started."""
     tests = project / "tests"
     tests.mkdir()
     (tests / "test_api.py").write_text(_TEST.format(command=command, ready=READY))
-    runner = stage.orphan(
+    runner = processes.orphan(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_api.py"],
         cwd=project,
         env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
@@ -411,13 +423,15 @@ def test_search(server):
 
 
 @one_backend
-def test_the_server_of_a_ci_agent_that_is_at_work_is_in_use(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    job = {"RUNNER_TRACKING_ID": f"github_{stage.token}"}
+def test_the_server_of_a_ci_agent_that_is_at_work_is_in_use(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    job = {"RUNNER_TRACKING_ID": f"github_{processes.token}"}
     become = "import os; os.execvp('sleep', ['Runner.Worker', '1000'])"
-    agent = stage.orphan([sys.executable, "-S", "-c", become], env=job)
+    agent = processes.orphan([sys.executable, "-S", "-c", become], env=job)
     wait_until(lambda: command_line(agent.pid)[0] == "Runner.Worker", "the agent is at work")
-    server = stage.orphan(tcp(port), cwd=project, env=job)
+    server = processes.orphan(tcp(port), cwd=project, env=job)
 
     outcome = only(free_ports(port))
 
@@ -430,9 +444,9 @@ def test_the_server_of_a_ci_agent_that_is_at_work_is_in_use(stage: Stage, projec
 
 
 @needs_program("tmux")
-def test_a_tmux_that_was_started_in_a_run_is_kept(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    with _tmux(stage, project, tcp(port)) as (server, tmux):
+def test_a_tmux_that_was_started_in_a_run_is_kept(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    with _tmux(processes, project, tcp(port)) as (server, tmux):
         outcome = only(free_ports(port))
 
         assert outcome.status == "busy"
@@ -448,16 +462,18 @@ def test_a_tmux_that_was_started_in_a_run_is_kept(stage: Stage, project: Path) -
 
 
 @contextmanager
-def _tmux(stage: Stage, project: Path, command: list[str]) -> Iterator[tuple[Identity, Identity]]:
+def _tmux(
+    processes: Processes, project: Path, command: list[str]
+) -> Iterator[tuple[Identity, Identity]]:
     """A command in a tmux whose own environment bears the marks of a run that has ended."""
     # A socket's path may have 107 bytes (unix(7)), and pytest's folders are deep.
     with tempfile.TemporaryDirectory(prefix="pf-") as folder:
         tmux = ["tmux", "-S", f"{folder}/s", "-f", os.devnull]
         port = int(command[command.index("--tcp") + 1].rpartition(":")[2])
-        marks = {"PORTFREE_RUN_ID": stage.run_id(alive=False), "NOX_CURRENT_SESSION": "tests"}
+        marks = {"PORTFREE_RUN_ID": processes.run_id(alive=False), "NOX_CURRENT_SESSION": "tests"}
         # A second window keeps tmux alive when the command of the first one has ended.
         two = [*command, ";", "new-window", "sleep", "1000"]
-        stage.orphan(
+        processes.orphan(
             [*tmux, "new-session", "-d", "-x80", "-y24", "env", "-u", READY, *two],
             cwd=project,
             env=marks,
@@ -473,12 +489,12 @@ def _tmux(stage: Stage, project: Path, command: list[str]) -> Iterator[tuple[Ide
 
 
 @needs_root
-def test_a_service_is_kept(stage: Stage, project: Path, backend: str) -> None:
+def test_a_service_is_kept(processes: Processes, project: Path, backend: str) -> None:
     if backend == "portable":
         pytest.skip("psutil tells no unit of systemd")
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
-    with _unit(f"portfree-test-{stage.token}.service", server.process) as unit:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
+    with _unit(f"portfree-test-{processes.token}.service", server.process) as unit:
         outcome = only(free_ports(port, scope="mine"))
 
         assert outcome.status == "busy"
@@ -535,12 +551,12 @@ def open_project() -> Iterator[Path]:
 @needs_root
 @pytest.mark.parametrize("scope", ["orphans", "mine", "any"])
 def test_an_unprivileged_caller_cannot_stop_the_server_of_another_user(
-    stage: Stage, open_project: Path, scope: Scope
+    processes: Processes, open_project: Path, scope: Scope
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=open_project)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=open_project)
 
-    outcome = only(stage.call(port, cwd=open_project, uid=NOBODY, scope=scope).report())
+    outcome = only(processes.call(port, cwd=open_project, uid=NOBODY, scope=scope).report())
 
     assert (outcome.status, outcome.ok) == ("busy", False)
     # Who has its sockets cannot be seen; whose they are, the kernel tells on Linux.
@@ -552,21 +568,23 @@ def test_an_unprivileged_caller_cannot_stop_the_server_of_another_user(
 
 @needs_root
 @one_backend
-def test_the_kernel_tells_whose_the_server_is(stage: Stage, open_project: Path) -> None:
-    port = stage.free_port()
-    stage.orphan(tcp(port, "--uid", "65533"), cwd=open_project)
+def test_the_kernel_tells_whose_the_server_is(processes: Processes, open_project: Path) -> None:
+    port = processes.free_port()
+    processes.orphan(tcp(port, "--uid", "65533"), cwd=open_project)
 
-    call = stage.call(port, cwd=open_project, uid=NOBODY, env={"PORTFREE_BACKEND": "linux"})
+    call = processes.call(port, cwd=open_project, uid=NOBODY, env={"PORTFREE_BACKEND": "linux"})
 
     assert "65533" in notes(only(call.report()))["invisible"]
 
 
 @needs_root
-def test_an_unprivileged_caller_stops_its_own_orphan(stage: Stage, open_project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--uid", str(NOBODY)), cwd=open_project)
+def test_an_unprivileged_caller_stops_its_own_orphan(
+    processes: Processes, open_project: Path
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--uid", str(NOBODY)), cwd=open_project)
 
-    outcome = only(stage.call(port, cwd=open_project, uid=NOBODY).report())
+    outcome = only(processes.call(port, cwd=open_project, uid=NOBODY).report())
 
     assert outcome.status == "freed"
     assert holder(outcome, server).verdict.rule == "orphan"
@@ -576,13 +594,13 @@ def test_an_unprivileged_caller_stops_its_own_orphan(stage: Stage, open_project:
 @needs_root
 @one_backend
 def test_a_caller_that_may_not_look_around_tells_so_and_goes_on(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
     # pytest's folders belong to root alone: the project cannot even be looked for.
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
 
-    report = stage.call(port, stage.free_port(), cwd=project, uid=NOBODY).report()
+    report = processes.call(port, processes.free_port(), cwd=project, uid=NOBODY).report()
 
     assert report.outcomes[1].status == "free"
     assert holder(report.outcomes[0], server).verdict.action in ("stop", "keep")
@@ -590,9 +608,11 @@ def test_a_caller_that_may_not_look_around_tells_so_and_goes_on(
 
 @needs_root
 @pytest.mark.parametrize("scope", ["orphans", "mine"])
-def test_root_keeps_the_server_of_another_user(stage: Stage, project: Path, scope: Scope) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
+def test_root_keeps_the_server_of_another_user(
+    processes: Processes, project: Path, scope: Scope
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
 
     outcome = only(free_ports(port, scope=scope))
 
@@ -605,9 +625,9 @@ def test_root_keeps_the_server_of_another_user(stage: Stage, project: Path, scop
 
 @needs_root
 @one_backend
-def test_root_may_stop_it_if_asked_for_anybody(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
+def test_root_may_stop_it_if_asked_for_anybody(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
 
     outcome = only(free_ports(port, scope="any"))
 
@@ -618,25 +638,27 @@ def test_root_may_stop_it_if_asked_for_anybody(stage: Stage, project: Path) -> N
 
 @needs_root
 @one_backend
-def test_under_sudo_the_servers_of_who_called_it_are_ours(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
+def test_under_sudo_the_servers_of_who_called_it_are_ours(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--uid", str(NOBODY)), cwd=project)
 
-    outcome = only(stage.call(port, cwd=project, env={"SUDO_UID": str(NOBODY)}).report())
+    outcome = only(processes.call(port, cwd=project, env={"SUDO_UID": str(NOBODY)}).report())
 
     assert outcome.status == "freed"
     assert holder(outcome, server).verdict.rule == "orphan"
 
 
 @needs_root
-def test_under_sudo_mine_is_who_called_it(stage: Stage, open_project: Path) -> None:
+def test_under_sudo_mine_is_who_called_it(processes: Processes, open_project: Path) -> None:
     by_sudo = {"SUDO_UID": str(NOBODY)}
-    port, other = stage.free_port(), stage.free_port()
-    roots = stage.attended(tcp(port), cwd=open_project)
-    ours = stage.attended(tcp(other), cwd=open_project, env=by_sudo)
+    port, other = processes.free_port(), processes.free_port()
+    roots = processes.attended(tcp(port), cwd=open_project)
+    ours = processes.attended(tcp(other), cwd=open_project, env=by_sudo)
 
     kept, freed = (
-        only(stage.call(each, cwd=open_project, scope="mine", env=by_sudo).report())
+        only(processes.call(each, cwd=open_project, scope="mine", env=by_sudo).report())
         for each in (port, other)
     )
 

@@ -23,7 +23,7 @@ from portfree._cli.main import main
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from helpers.processes import Stage
+    from helpers.processes import Processes
     from portfree.model import Request
 
 KEPT = HolderReport(
@@ -613,31 +613,31 @@ def _command(*words: str) -> list[str]:
 
 
 def _run(
-    stage: Stage, *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    processes: Processes, *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         _command(*words),
         cwd=cwd,
-        env=stage.environment(env),
+        env=processes.environment(env),
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_a_free_port(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_free_port(processes: Processes) -> None:
+    port = processes.free_port()
 
-    done = _run(stage, str(port))
+    done = _run(processes, str(port))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{port}/tcp: free\n", "")
 
 
-def test_a_server_is_stopped_and_named_once(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(http_server(port), cwd=project, listening=port)
+def test_a_server_is_stopped_and_named_once(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(http_server(port), cwd=project, listening=port)
 
-    done = _run(stage, str(port), cwd=project)
+    done = _run(processes, str(port), cwd=project)
 
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
@@ -650,11 +650,11 @@ def test_a_server_is_stopped_and_named_once(stage: Stage, project: Path) -> None
     server.wait_gone()
 
 
-def test_a_dry_run_leaves_it_alone(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
+def test_a_dry_run_leaves_it_alone(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
 
-    done = _run(stage, "--dry-run", "--json", str(port), cwd=project)
+    done = _run(processes, "--dry-run", "--json", str(port), cwd=project)
 
     (outcome,) = json.loads(done.stdout)["outcomes"]
     assert done.returncode == 0
@@ -663,13 +663,13 @@ def test_a_dry_run_leaves_it_alone(stage: Stage, project: Path) -> None:
     assert server.alive
 
 
-def test_a_server_that_is_kept(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=elsewhere)
+def test_a_server_that_is_kept(processes: Processes, elsewhere: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=elsewhere)
 
-    done = _run(stage, "--scope", "orphans", str(port))
-    quiet = _run(stage, "-q", "--scope", "orphans", str(port))
-    warned = _run(stage, "--on-busy", "warn", "--scope", "orphans", str(port))
+    done = _run(processes, "--scope", "orphans", str(port))
+    quiet = _run(processes, "-q", "--scope", "orphans", str(port))
+    warned = _run(processes, "--on-busy", "warn", "--scope", "orphans", str(port))
 
     assert (done.returncode, quiet.returncode, warned.returncode) == (1, 1, 0)
     assert done.stdout.startswith(f"{port}/tcp: busy\n  kept ")
@@ -682,21 +682,21 @@ def test_a_server_that_is_kept(stage: Stage, elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["0", "65536", "-1", "abc", "", "8000-7000", "1-65535"])
-def test_bad_ports_for_real(stage: Stage, spec: str) -> None:
-    done = _run(stage, spec)
+def test_bad_ports_for_real(processes: Processes, spec: str) -> None:
+    done = _run(processes, spec)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"portfree: '{spec}' ")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_reader_that_goes_away_is_no_error(stage: Stage) -> None:
+def test_a_reader_that_goes_away_is_no_error(processes: Processes) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
             _command("--help"),
-            env=stage.environment(),
+            env=processes.environment(),
             stdout=writer,
             stderr=subprocess.PIPE,
             check=False,
@@ -708,12 +708,12 @@ def test_a_reader_that_goes_away_is_no_error(stage: Stage) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_one_line(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_full_disk_is_one_line(processes: Processes) -> None:
+    port = processes.free_port()
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             _command(str(port)),
-            env=stage.environment(),
+            env=processes.environment(),
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,
@@ -733,19 +733,21 @@ def test_a_command_is_for_portfree_run(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_stderr_that_fails_keeps_no_server_alive(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--ignore", "TERM"), cwd=project)
+def test_a_stderr_that_fails_keeps_no_server_alive(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--ignore", "TERM"), cwd=project)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             _command("--grace", "1.2", str(port)),
-            env=stage.environment(),
+            env=processes.environment(),
             cwd=project,
             stdout=subprocess.PIPE,
             stderr=full,
             check=False,
         )
-        wrong = subprocess.run(_command("99999"), env=stage.environment(), stderr=full, check=False)
+        wrong = subprocess.run(
+            _command("99999"), env=processes.environment(), stderr=full, check=False
+        )
 
     assert done.returncode == 0, done.stdout
     assert not server.alive
@@ -760,14 +762,14 @@ def test_the_usage_tells_of_portfree_run(capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
-def test_control_c_while_it_waits(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
+def test_control_c_while_it_waits(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
 
     with subprocess.Popen(
         _command(str(port), "--grace", "3600"),
         cwd=project,
-        env=stage.environment(),
+        env=processes.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -789,7 +791,7 @@ def test_control_c_while_it_waits(stage: Stage, project: Path) -> None:
     assert server.alive
 
 
-def test_a_free_port_loads_nothing_that_is_slow_to_import(stage: Stage) -> None:
+def test_a_free_port_loads_nothing_that_is_slow_to_import(processes: Processes) -> None:
     paths = f"import sys; sys.path[:0] = {sys.path!r}"
     code = (
         "from portfree._cli.main import main; code = main(sys.argv[1:]);"
@@ -797,7 +799,7 @@ def test_a_free_port_loads_nothing_that_is_slow_to_import(stage: Stage) -> None:
     )
     done = subprocess.run(
         # Without site (-S), which would load what start-up hooks of other packages ask for.
-        [sys.executable, "-I", "-S", "-c", f"{paths}; {code}", str(stage.free_port())],
+        [sys.executable, "-I", "-S", "-c", f"{paths}; {code}", str(processes.free_port())],
         capture_output=True,
         text=True,
         check=True,

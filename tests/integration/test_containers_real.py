@@ -18,8 +18,8 @@ import pytest
 from helpers.processes import (
     Call,
     Identity,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     accepts,
     calling,
     children,
@@ -61,30 +61,30 @@ INITS = pytest.mark.parametrize(
 class Container:
     """A pid namespace, seen from outside."""
 
-    stage: Stage
-    staged: Staged
+    processes: Processes
+    started_one: Started
     first: Identity
     """Its first process, by the pid that it has out here."""
 
     def exec(self, port: int, *, cwd: Path, scope: Scope = "orphans") -> Call:
         """Ask for a port from a process that is put into the container, as `docker exec` does."""
         enter = ["nsenter", f"--target={self.first.pid}", "--pid", "--mount", "setsid", "--wait"]
-        return self.stage.call(port, cwd=cwd, scope=scope, prefix=enter)
+        return self.processes.call(port, cwd=cwd, scope=scope, prefix=enter)
 
     def spawn(self, command: Sequence[str], *, cwd: Path) -> None:
         """Start something in it in the same way."""
         enter = ["nsenter", f"--target={self.first.pid}", "--pid", "--mount", "--"]
         # To enter a mount namespace takes one to its root directory.
         there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd)]
-        self.stage.child([*enter, *there, *command])
+        self.processes.child([*enter, *there, *command])
 
 
-def run(stage: Stage, command: Sequence[str], *, cwd: Path, port: int) -> Container:
+def run(processes: Processes, command: Sequence[str], *, cwd: Path, port: int) -> Container:
     """Start a container: *command* is its first process, and soon listens on *port*."""
     namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    staged = stage.orphan([*namespace, *command], cwd=cwd, listening=port)
-    (first,) = children(staged.pid)
-    return Container(stage, staged, Identity.of(first))
+    started_one = processes.orphan([*namespace, *command], cwd=cwd, listening=port)
+    (first,) = children(started_one.pid)
+    return Container(processes, started_one, Identity.of(first))
 
 
 # Seen from inside, by somebody who was put there
@@ -93,10 +93,10 @@ def run(stage: Stage, command: Sequence[str], *, cwd: Path, port: int) -> Contai
 @INITS
 @pytest.mark.parametrize("scope", ["orphans", "any"])
 def test_the_main_service_is_kept_from_who_was_put_there(
-    stage: Stage, project: Path, init: tuple[str, ...], scope: Scope
+    processes: Processes, project: Path, init: tuple[str, ...], scope: Scope
 ) -> None:
-    port = stage.free_port()
-    container = run(stage, [*init, *tcp(port)], cwd=project, port=port)
+    port = processes.free_port()
+    container = run(processes, [*init, *tcp(port)], cwd=project, port=port)
 
     outcome = only(container.exec(port, cwd=project, scope=scope).report())
 
@@ -106,9 +106,9 @@ def test_the_main_service_is_kept_from_who_was_put_there(
     assert accepts(port)
 
 
-def test_the_first_process_itself_is_kept(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    container = run(stage, tcp(port), cwd=project, port=port)
+def test_the_first_process_itself_is_kept(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    container = run(processes, tcp(port), cwd=project, port=port)
 
     outcome = only(container.exec(port, cwd=project, scope="any").report())
 
@@ -121,10 +121,10 @@ def test_the_first_process_itself_is_kept(stage: Stage, project: Path) -> None:
 
 @INITS
 def test_workers_of_the_main_service_are_kept(
-    stage: Stage, project: Path, init: tuple[str, ...]
+    processes: Processes, project: Path, init: tuple[str, ...]
 ) -> None:
-    port = stage.free_port()
-    container = run(stage, [*init, *tcp(port, "--workers", "2")], cwd=project, port=port)
+    port = processes.free_port()
+    container = run(processes, [*init, *tcp(port, "--workers", "2")], cwd=project, port=port)
 
     outcome = only(container.exec(port, cwd=project).report())
 
@@ -135,11 +135,11 @@ def test_workers_of_the_main_service_are_kept(
 
 @INITS
 def test_an_orphan_beside_the_main_service_is_stopped(
-    stage: Stage, project: Path, init: tuple[str, ...]
+    processes: Processes, project: Path, init: tuple[str, ...]
 ) -> None:
     # What an earlier `docker exec … pytest` has left there.
-    main, left = stage.free_port(), stage.free_port()
-    container = run(stage, [*init, *tcp(main)], cwd=project, port=main)
+    main, left = processes.free_port(), processes.free_port()
+    container = run(processes, [*init, *tcp(main)], cwd=project, port=main)
     container.spawn(launch("orphan", tcp(left)), cwd=project)
     wait_until(lambda: accepts(left), "the orphan listens")
 
@@ -155,12 +155,12 @@ def test_an_orphan_beside_the_main_service_is_stopped(
 
 @INITS
 def test_for_who_was_started_in_it_an_orphan_is_an_orphan(
-    stage: Stage, project: Path, init: tuple[str, ...]
+    processes: Processes, project: Path, init: tuple[str, ...]
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     orphan = shlex.join(launch("orphan", tcp(port)))
 
-    report = _asked_from_inside(stage, project, init, port, before=orphan)
+    report = _asked_from_inside(processes, project, init, port, before=orphan)
 
     outcome = only(report)
     assert outcome.status == "freed"
@@ -170,13 +170,13 @@ def test_for_who_was_started_in_it_an_orphan_is_an_orphan(
 @INITS
 @pytest.mark.parametrize("scope", ["orphans", "mine"])
 def test_for_who_was_started_in_it_the_servers_beside_it_are_ordinary(
-    stage: Stage, project: Path, init: tuple[str, ...], scope: Scope
+    processes: Processes, project: Path, init: tuple[str, ...], scope: Scope
 ) -> None:
     # `docker run --init image sh -c 'server & pytest'`
-    port = stage.free_port()
+    port = processes.free_port()
 
     report = _asked_from_inside(
-        stage, project, init, port, before=f"{shlex.join(tcp(port))} &", scope=scope
+        processes, project, init, port, before=f"{shlex.join(tcp(port))} &", scope=scope
     )
 
     outcome = only(report)
@@ -187,7 +187,7 @@ def test_for_who_was_started_in_it_the_servers_beside_it_are_ordinary(
 
 
 def _asked_from_inside(
-    stage: Stage,
+    processes: Processes,
     project: Path,
     init: tuple[str, ...],
     port: int,
@@ -199,14 +199,14 @@ def _asked_from_inside(
     ask = shlex.join(calling(port, cwd=project, scope=scope))
     script = f"cd {shlex.quote(str(project))}\n{before}\n{wait}\n{ask}"
     prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *init]
-    return stage.call(port, cwd=project, prefix=[*prefix, "sh", "-c", script]).report()
+    return processes.call(port, cwd=project, prefix=[*prefix, "sh", "-c", script]).report()
 
 
 def test_what_a_run_has_left_in_the_session_of_the_first_process_is_stopped(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
     # A CI job in a container: `sh -c 'portfree run 8000 -- pytest a; portfree run 8000 -- …'`
-    port = stage.free_port()
+    port = processes.free_port()
     server = shlex.join(launch("adopted", tcp(port)))
     run_that_is_killed = (
         "import os, subprocess; from portfree import free_ports; free_ports(1).__enter__();"
@@ -214,7 +214,7 @@ def test_what_a_run_has_left_in_the_session_of_the_first_process_is_stopped(
     )
     before = shlex.join([sys.executable, "-c", run_that_is_killed])
 
-    outcome = only(_asked_from_inside(stage, project, (), port, before=f"cd /; {before}"))
+    outcome = only(_asked_from_inside(processes, project, (), port, before=f"cd /; {before}"))
 
     assert outcome.status == "freed"
     assert [each.verdict.rule for each in outcome.holders] == ["left-behind"]
@@ -223,9 +223,11 @@ def test_what_a_run_has_left_in_the_session_of_the_first_process_is_stopped(
 # Seen from outside
 
 
-def test_a_process_in_another_container_is_kept(stage: Stage, project: Path, backend: str) -> None:
-    port = stage.free_port()
-    container = run(stage, tcp(port), cwd=project, port=port)
+def test_a_process_in_another_container_is_kept(
+    processes: Processes, project: Path, backend: str
+) -> None:
+    port = processes.free_port()
+    container = run(processes, tcp(port), cwd=project, port=port)
 
     if backend == "portable":
         pytest.skip("psutil tells no namespaces, and macOS and Windows have none")
@@ -238,9 +240,9 @@ def test_a_process_in_another_container_is_kept(stage: Stage, project: Path, bac
     assert container.first.alive
 
 
-def test_a_container_that_ended_leaves_nothing(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    container = run(stage, tcp(port), cwd=project, port=port)
+def test_a_container_that_ended_leaves_nothing(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    container = run(processes, tcp(port), cwd=project, port=port)
     container.first.send(signal.SIGKILL)
     container.first.wait_gone()
 

@@ -16,7 +16,7 @@ from helpers.processes import (
     HERE,
     PATIENCE,
     Identity,
-    Stage,
+    Processes,
     accepts,
     children,
     is_free,
@@ -33,12 +33,12 @@ TEST = "tests/test_shop.py::test_search (setup)"
 class Example:
     """A copy of the example, on a port that is free."""
 
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self.port = stage.free_port()
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self.port = processes.free_port()
         self._folder = folder
         # The runners are installed where these tests run, and so is what the example needs.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._variables = stage.environment({"PATH": path})
+        self._variables = processes.environment({"PATH": path})
         self._killed: subprocess.Popen[bytes] | None = None
         shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         for file in folder.rglob("*.*"):
@@ -85,9 +85,9 @@ class Example:
 
 
 @pytest.fixture
-def example(stage: Stage, tmp_path: Path) -> Iterator[Example]:
+def example(processes: Processes, tmp_path: Path) -> Iterator[Example]:
     pytest.importorskip("flask", reason="the example needs Flask")
-    example = Example(stage, tmp_path / "shop")
+    example = Example(processes, tmp_path / "shop")
     try:
         yield example
     finally:

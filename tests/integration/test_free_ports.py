@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import (
-    Stage,
+    Processes,
     holder,
     http_server,
     is_free,
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("backend", "project")
 
 
-def test_a_free_port_is_free(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_free_port_is_free(processes: Processes) -> None:
+    port = processes.free_port()
 
     report = free_ports(port)
 
@@ -49,10 +49,10 @@ def test_a_free_port_is_free(stage: Stage) -> None:
     assert outcome.notes == ()
 
 
-def test_a_forgotten_http_server_is_stopped_and_named(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_forgotten_http_server_is_stopped_and_named(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     before = time.time()
-    server = stage.orphan(http_server(port), cwd=project, listening=port)
+    server = processes.orphan(http_server(port), cwd=project, listening=port)
 
     report = free_ports(port)
 
@@ -79,27 +79,27 @@ def test_a_forgotten_http_server_is_stopped_and_named(stage: Stage, project: Pat
 
 
 @one_backend
-def test_a_second_call_finds_it_free(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    stage.orphan(tcp(port), cwd=project)
+def test_a_second_call_finds_it_free(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    processes.orphan(tcp(port), cwd=project)
 
     assert only(free_ports(port)).status == "freed"
     assert only(free_ports(port)).status == "free"
 
 
 @one_backend
-def test_a_server_in_a_folder_of_the_project(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_server_in_a_folder_of_the_project(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     folder = project / "deep" / "inside"
     folder.mkdir(parents=True)
-    stage.orphan(tcp(port), cwd=folder)
+    processes.orphan(tcp(port), cwd=folder)
 
     assert only(free_ports(port)).status == "freed"
 
 
-def test_the_server_of_another_project_is_left_alone(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=elsewhere)
+def test_the_server_of_another_project_is_left_alone(processes: Processes, elsewhere: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=elsewhere)
 
     report = free_ports(port)
 
@@ -114,11 +114,14 @@ def test_the_server_of_another_project_is_left_alone(stage: Stage, elsewhere: Pa
     assert server.alive
 
 
-def test_a_dry_run_touches_nothing(stage: Stage, project: Path, elsewhere: Path) -> None:
-    ours, theirs = stage.free_port(), stage.free_port()
-    left, foreign = stage.orphan(tcp(ours), cwd=project), stage.orphan(tcp(theirs), cwd=elsewhere)
+def test_a_dry_run_touches_nothing(processes: Processes, project: Path, elsewhere: Path) -> None:
+    ours, theirs = processes.free_port(), processes.free_port()
+    left, foreign = (
+        processes.orphan(tcp(ours), cwd=project),
+        processes.orphan(tcp(theirs), cwd=elsewhere),
+    )
 
-    report = free_ports(ours, theirs, stage.free_port(), dry_run=True)
+    report = free_ports(ours, theirs, processes.free_port(), dry_run=True)
 
     would, would_not, free = report.outcomes
     assert (would.status, would.ok) == ("busy", True)
@@ -133,10 +136,10 @@ def test_a_dry_run_touches_nothing(stage: Stage, project: Path, elsewhere: Path)
 
 
 @one_backend
-def test_a_busy_port_can_be_an_error(stage: Stage, project: Path, elsewhere: Path) -> None:
-    ours, theirs = stage.free_port(), stage.free_port()
-    stage.orphan(tcp(ours), cwd=project)
-    server = stage.orphan(tcp(theirs), cwd=elsewhere)
+def test_a_busy_port_can_be_an_error(processes: Processes, project: Path, elsewhere: Path) -> None:
+    ours, theirs = processes.free_port(), processes.free_port()
+    processes.orphan(tcp(ours), cwd=project)
+    server = processes.orphan(tcp(theirs), cwd=elsewhere)
 
     with pytest.raises(PortsBusyError, match=str(theirs)) as caught:
         free_ports(ours, theirs, on_busy="fail")
@@ -149,17 +152,19 @@ def test_a_busy_port_can_be_an_error(stage: Stage, project: Path, elsewhere: Pat
 
 
 @one_backend
-def test_no_error_where_every_port_is_free_in_the_end(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    stage.orphan(tcp(port), cwd=project)
+def test_no_error_where_every_port_is_free_in_the_end(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    processes.orphan(tcp(port), cwd=project)
 
     assert free_ports(port, on_busy="fail").ok
 
 
 @one_backend
-def test_the_order_of_the_outcomes_is_that_of_the_ports(stage: Stage, project: Path) -> None:
-    first, second, third = (stage.free_port() for _ in range(3))
-    stage.orphan(tcp(second), cwd=project)
+def test_the_order_of_the_outcomes_is_that_of_the_ports(
+    processes: Processes, project: Path
+) -> None:
+    first, second, third = (processes.free_port() for _ in range(3))
+    processes.orphan(tcp(second), cwd=project)
 
     report = free_ports(third, f"{second}/tcp, {first}/udp", third)
 
@@ -171,10 +176,10 @@ def test_the_order_of_the_outcomes_is_that_of_the_ports(stage: Stage, project: P
     assert [outcome.status for outcome in report.outcomes] == ["free", "freed", "free"]
 
 
-def test_one_server_on_several_ports(stage: Stage, project: Path) -> None:
-    first, second = stage.free_port(), stage.free_port()
+def test_one_server_on_several_ports(processes: Processes, project: Path) -> None:
+    first, second = processes.free_port(), processes.free_port()
     addresses = (f"127.0.0.1:{first}", f"127.0.0.1:{second}")
-    server = stage.orphan(serve("--tcp", addresses[0], "--tcp", addresses[1]), cwd=project)
+    server = processes.orphan(serve("--tcp", addresses[0], "--tcp", addresses[1]), cwd=project)
 
     report = free_ports(first, second)
 
@@ -183,10 +188,10 @@ def test_one_server_on_several_ports(stage: Stage, project: Path) -> None:
 
 
 @one_backend
-def test_many_stubborn_servers_share_one_grace(stage: Stage, project: Path) -> None:
-    ports = [stage.free_port() for _ in range(6)]
+def test_many_stubborn_servers_share_one_grace(processes: Processes, project: Path) -> None:
+    ports = [processes.free_port() for _ in range(6)]
     for port in ports:
-        stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
+        processes.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
 
     report = free_ports(*ports, grace=1.0)
 
@@ -195,22 +200,22 @@ def test_many_stubborn_servers_share_one_grace(stage: Stage, project: Path) -> N
 
 
 def test_the_hard_bound_holds_against_a_server_that_always_comes_back(
-    stage: Stage, elsewhere: Path
+    processes: Processes, elsewhere: Path
 ) -> None:
-    port = stage.free_port()
-    staged = stage.attended(supervisor(tcp(port, "--ignore", "TERM")), cwd=elsewhere)
+    port = processes.free_port()
+    started_one = processes.attended(supervisor(tcp(port, "--ignore", "TERM")), cwd=elsewhere)
 
     report = free_ports(port, scope="mine", grace=0.4, wait=0.2)
 
     # Not for ever, that is: the slack is for a slow machine.
     assert report.seconds < 0.2 + 2 * 0.4 + 5
-    assert staged.alive
+    assert started_one.alive
 
 
 @one_backend
-def test_no_grace_at_all(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
+def test_no_grace_at_all(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
 
     assert only(free_ports(port, grace=0)).status == "freed"
     server.wait_gone()
@@ -218,9 +223,9 @@ def test_no_grace_at_all(stage: Stage, project: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["8000x", "0", "{port}-1", "{port}/sctp"])
 @one_backend
-def test_nobody_is_signalled_for_a_slip(stage: Stage, project: Path, spec: str) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
+def test_nobody_is_signalled_for_a_slip(processes: Processes, project: Path, spec: str) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
 
     with pytest.raises(PortSpecError):
         free_ports(port, spec.format(port=port))
@@ -230,13 +235,16 @@ def test_nobody_is_signalled_for_a_slip(stage: Stage, project: Path, spec: str) 
 
 @one_backend
 def test_what_was_stopped_and_what_stayed_busy_is_logged(
-    stage: Stage, project: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
+    processes: Processes, project: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours, theirs = stage.free_port(), stage.free_port()
-    left, foreign = stage.orphan(tcp(ours), cwd=project), stage.orphan(tcp(theirs), cwd=elsewhere)
+    ours, theirs = processes.free_port(), processes.free_port()
+    left, foreign = (
+        processes.orphan(tcp(ours), cwd=project),
+        processes.orphan(tcp(theirs), cwd=elsewhere),
+    )
 
     with caplog.at_level(logging.DEBUG, logger="portfree"):
-        free_ports(ours, theirs, stage.free_port())
+        free_ports(ours, theirs, processes.free_port())
 
     logged = {record.levelno: record.getMessage() for record in caplog.records}
     assert sorted(logged) == [logging.INFO, logging.WARNING]
@@ -247,12 +255,14 @@ def test_what_was_stopped_and_what_stayed_busy_is_logged(
 
 
 @one_backend
-def test_a_live_run_is_waited_for_and_gives_the_port_up(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.attended(
-        tcp(port), cwd=project, env={"PORTFREE_RUN_ID": stage.run_id(alive=True)}
+def test_a_live_run_is_waited_for_and_gives_the_port_up(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    server = processes.attended(
+        tcp(port), cwd=project, env={"PORTFREE_RUN_ID": processes.run_id(alive=True)}
     )
-    call = stage.call(port, cwd=project, wait=60.0)
+    call = processes.call(port, cwd=project, wait=60.0)
 
     said = call.wait_line()  # half a second into the wait, it says for whom it waits
     server.process.send(signal.SIGKILL)
@@ -265,11 +275,11 @@ def test_a_live_run_is_waited_for_and_gives_the_port_up(stage: Stage, project: P
 
 
 def test_a_live_run_that_does_not_end_is_waited_for_no_longer_than_asked(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
-    port = stage.free_port()
-    server = stage.attended(
-        tcp(port), cwd=project, env={"PORTFREE_RUN_ID": stage.run_id(alive=True)}
+    port = processes.free_port()
+    server = processes.attended(
+        tcp(port), cwd=project, env={"PORTFREE_RUN_ID": processes.run_id(alive=True)}
     )
 
     report = free_ports(port, wait=0.3)
@@ -281,9 +291,9 @@ def test_a_live_run_that_does_not_end_is_waited_for_no_longer_than_asked(
 
 
 @one_backend
-def test_secrets_in_a_command_line_are_masked(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(
+def test_secrets_in_a_command_line_are_masked(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(
         [sys.executable, "-c", _LISTEN, str(port), "--password", "hunter2", "API_TOKEN=s3cr3t"],
         cwd=project,
         listening=port,
@@ -305,9 +315,11 @@ while True:
 
 
 @one_backend
-def test_the_process_that_asks_may_use_the_port_at_once(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    stage.orphan(tcp(port), cwd=project)
+def test_the_process_that_asks_may_use_the_port_at_once(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    processes.orphan(tcp(port), cwd=project)
 
     assert free_ports(port).ok
 
@@ -317,9 +329,9 @@ def test_the_process_that_asks_may_use_the_port_at_once(stage: Stage, project: P
         sock.listen()
 
 
-def test_servers_that_end_while_we_look_are_no_trouble(stage: Stage, project: Path) -> None:
-    ports = [stage.free_port() for _ in range(4)]
-    servers = [stage.orphan(tcp(port), cwd=project) for port in ports]
+def test_servers_that_end_while_we_look_are_no_trouble(processes: Processes, project: Path) -> None:
+    ports = [processes.free_port() for _ in range(4)]
+    servers = [processes.orphan(tcp(port), cwd=project) for port in ports]
     for server in servers:
         server.process.send(signal.SIGTERM)
 
@@ -335,20 +347,20 @@ def test_a_dry_run_is_one_or_none() -> None:
 
 
 def test_an_unknown_backend_is_refused_on_a_free_port_too(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PORTFREE_BACKEND", "nonsense")
     with pytest.raises(PortfreeError, match="'nonsense': choose one of linux, portable"):
-        free_ports(stage.free_port())
+        free_ports(processes.free_port())
 
 
-def test_a_report_and_a_run_can_be_read_by_people(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_report_and_a_run_can_be_read_by_people(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     assert str(free_ports(port)) == f"{port}/tcp: free"
 
     with free_ports(port) as run:
         assert str(run) == f"before:\n{port}/tcp: free"
-        server = stage.orphan(tcp(port), cwd=project)
+        server = processes.orphan(tcp(port), cwd=project)
 
     before, after = str(run).split("\nafter:\n")
     assert before == f"before:\n{port}/tcp: free"

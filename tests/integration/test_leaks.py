@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import Stage, http_server, tcp, wait_until
+from helpers.processes import Processes, http_server, tcp, wait_until
 from portfree import free_ports
 from portfree._core import leaks, run_id
 from portfree._core.ports import Port
@@ -34,18 +34,18 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUN_ID, raising=False)
 
 
-def guarded(stage: Stage, leaks: Leaks = "warn", grace: float = 3.0) -> Run:
+def guarded(processes: Processes, leaks: Leaks = "warn", grace: float = 3.0) -> Run:
     """A run that guards a port of its own."""
-    return Run(free_ports(stage.free_port(), leaks=leaks, grace=grace))
+    return Run(free_ports(processes.free_port(), leaks=leaks, grace=grace))
 
 
 def found(run: Run) -> list[tuple[int, str, int]]:
     return [(leak.holder.pid, leak.address, leak.port.number) for leak in run.leaks]
 
 
-def test_nothing_is_left(stage: Stage) -> None:
-    with guarded(stage) as run:
-        server = stage.child(tcp(stage.free_port()))
+def test_nothing_is_left(processes: Processes) -> None:
+    with guarded(processes) as run:
+        server = processes.child(tcp(processes.free_port()))
         server.process.send(signal.SIGKILL)
         server.wait_gone()
 
@@ -53,13 +53,13 @@ def test_nothing_is_left(stage: Stage) -> None:
 
 
 def test_who_has_left_nothing_looks_at_no_process(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def survey(*_: object) -> None:
         pytest.fail("nobody needs to be looked at")
 
     monkeypatch.setattr(leaks, "survey", survey)
-    run = guarded(stage)
+    run = guarded(processes)
     # Whatever else goes on here: nobody has started to listen.
     listeners = run._system.listeners()
     monkeypatch.setattr(run._system, "listeners", lambda: listeners)
@@ -70,11 +70,11 @@ def test_who_has_left_nothing_looks_at_no_process(
 
 
 @on_both_backends
-def test_a_child_that_serves_on(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_child_that_serves_on(processes: Processes) -> None:
+    port = processes.free_port()
 
-    with guarded(stage) as run:
-        server = stage.child(tcp(port))
+    with guarded(processes) as run:
+        server = processes.child(tcp(port))
 
     assert found(run) == [(server.pid, "127.0.0.1", port)]
     (leak,) = run.leaks
@@ -85,12 +85,14 @@ def test_a_child_that_serves_on(stage: Stage) -> None:
 
 
 @on_both_backends
-def test_a_daemon_that_serves_on(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_daemon_that_serves_on(processes: Processes) -> None:
+    port = processes.free_port()
     mark = "tests/test_api.py::test_search (setup)"
 
-    with guarded(stage, "stop") as run:
-        server = stage.orphan(tcp(port), cwd="/", env={RUN_ID: run.id, "PYTEST_CURRENT_TEST": mark})
+    with guarded(processes, "stop") as run:
+        server = processes.orphan(
+            tcp(port), cwd="/", env={RUN_ID: run.id, "PYTEST_CURRENT_TEST": mark}
+        )
 
     assert found(run) == [(server.pid, "127.0.0.1", port)]
     assert not server.alive
@@ -100,53 +102,53 @@ def test_a_daemon_that_serves_on(stage: Stage) -> None:
     assert leak_line(leak).endswith(f"listened on 127.0.0.1:{port}: ended after SIGTERM")
 
 
-def test_a_real_server(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_real_server(processes: Processes) -> None:
+    port = processes.free_port()
 
-    with guarded(stage, "stop") as run:
-        server = stage.child(http_server(port), listening=port)
+    with guarded(processes, "stop") as run:
+        server = processes.child(http_server(port), listening=port)
 
     assert found(run) == [(server.pid, "127.0.0.1", port)]
     assert not server.alive
 
 
-def test_a_stubborn_one_is_killed(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_stubborn_one_is_killed(processes: Processes) -> None:
+    port = processes.free_port()
 
-    with guarded(stage, "stop", grace=0.2) as run:
-        server = stage.child(tcp(port, "--ignore", "TERM", "--ignore", "INT"))
+    with guarded(processes, "stop", grace=0.2) as run:
+        server = processes.child(tcp(port, "--ignore", "TERM", "--ignore", "INT"))
 
     assert not server.alive
     assert run.leaks[0].holder.ended.endswith("SIGKILL")
 
 
 @on_both_backends
-def test_workers_are_one_leak(stage: Stage) -> None:
-    port = stage.free_port()
+def test_workers_are_one_leak(processes: Processes) -> None:
+    port = processes.free_port()
 
-    with guarded(stage, "stop") as run:
-        server = stage.child(tcp(port, "--workers", "2"))
+    with guarded(processes, "stop") as run:
+        server = processes.child(tcp(port, "--workers", "2"))
         workers = server.workers
 
     assert found(run) == [(server.pid, "127.0.0.1", port)]
     wait_until(lambda: not any(worker.alive for worker in workers), "the workers end")
 
 
-def test_several_addresses_are_several_lines(stage: Stage) -> None:
-    one, other = stage.free_port(), stage.free_port()
+def test_several_addresses_are_several_lines(processes: Processes) -> None:
+    one, other = processes.free_port(), processes.free_port()
     low, high = min(one, other), max(one, other)
 
-    with guarded(stage) as run:
-        stage.child([*tcp(high), *tcp(low)[3:]])
+    with guarded(processes) as run:
+        processes.child([*tcp(high), *tcp(low)[3:]])
 
     assert [leak.port.number for leak in run.leaks] == [low, high]
 
 
 @on_both_backends
-def test_the_test_process_itself_is_told_of_and_never_stopped(stage: Stage) -> None:
-    port = stage.free_port()
+def test_the_test_process_itself_is_told_of_and_never_stopped(processes: Processes) -> None:
+    port = processes.free_port()
 
-    with socket.socket() as sock, guarded(stage, "stop") as run:
+    with socket.socket() as sock, guarded(processes, "stop") as run:
         sock.bind(("127.0.0.1", port))
         sock.listen()
 
@@ -157,10 +159,12 @@ def test_the_test_process_itself_is_told_of_and_never_stopped(stage: Stage) -> N
     assert "the run itself, still listens on" in leak_line(leak)
 
 
-def test_who_has_inherited_a_socket_from_the_test_process_is_not_stopped(stage: Stage) -> None:
-    port = stage.free_port()
+def test_who_has_inherited_a_socket_from_the_test_process_is_not_stopped(
+    processes: Processes,
+) -> None:
+    port = processes.free_port()
 
-    with socket.socket() as sock, guarded(stage, "stop") as run:
+    with socket.socket() as sock, guarded(processes, "stop") as run:
         sock.bind(("127.0.0.1", port))
         sock.listen()
         child = os.fork()
@@ -176,55 +180,55 @@ def test_who_has_inherited_a_socket_from_the_test_process_is_not_stopped(stage: 
 
 
 @on_both_backends
-def test_what_was_there_before_is_not_touched(stage: Stage) -> None:
-    before = stage.child(tcp(stage.free_port()))
+def test_what_was_there_before_is_not_touched(processes: Processes) -> None:
+    before = processes.child(tcp(processes.free_port()))
 
-    with guarded(stage, "stop") as run:
+    with guarded(processes, "stop") as run:
         pass
 
     assert run.leaks == ()
     assert before.alive
 
 
-def test_what_others_have_started_is_not_touched(stage: Stage) -> None:
-    with guarded(stage, "stop") as run:
-        orphan = stage.orphan(tcp(stage.free_port()))
-        attended = stage.attended(tcp(stage.free_port()))
+def test_what_others_have_started_is_not_touched(processes: Processes) -> None:
+    with guarded(processes, "stop") as run:
+        orphan = processes.orphan(tcp(processes.free_port()))
+        attended = processes.attended(tcp(processes.free_port()))
 
     assert run.leaks == ()
     assert orphan.alive
     assert attended.alive
 
 
-def test_the_ports_that_were_asked_for_are_no_leaks(stage: Stage) -> None:
-    port = stage.free_port()
+def test_the_ports_that_were_asked_for_are_no_leaks(processes: Processes) -> None:
+    port = processes.free_port()
 
     with free_ports(port, leaks="fail") as run:
-        stage.child(tcp(port))
+        processes.child(tcp(port))
 
     assert run.leaks == ()
 
 
-def test_who_was_told_to_end_has_a_moment(stage: Stage) -> None:
-    port = stage.free_port()
-    marker = stage.folder / "marker"
+def test_who_was_told_to_end_has_a_moment(processes: Processes) -> None:
+    port = processes.free_port()
+    marker = processes.folder / "marker"
 
-    with guarded(stage, "fail") as run:
-        server = stage.child(tcp(port, "--flush", str(marker), "--flush-seconds", "0.05"))
+    with guarded(processes, "fail") as run:
+        server = processes.child(tcp(port, "--flush", str(marker), "--flush-seconds", "0.05"))
         server.process.send(signal.SIGTERM)
 
     assert run.leaks == ()
     assert marker.exists()
 
 
-def test_a_run_that_goes_on_in_another_thread_has_its_servers_still(stage: Stage) -> None:
-    port = stage.free_port()
-    ending, other = guarded(stage, "stop"), guarded(stage, "stop")
+def test_a_run_that_goes_on_in_another_thread_has_its_servers_still(processes: Processes) -> None:
+    port = processes.free_port()
+    ending, other = guarded(processes, "stop"), guarded(processes, "stop")
     variables: dict[str, str] = {}
     other._environ = variables
     ending.open()
     other.open()
-    server = stage.child(tcp(port), env=variables)
+    server = processes.child(tcp(port), env=variables)
 
     ending.close()
     assert ending.leaks == ()
@@ -235,12 +239,12 @@ def test_a_run_that_goes_on_in_another_thread_has_its_servers_still(stage: Stage
     assert not server.alive
 
 
-def test_a_run_in_a_run_answers_for_its_own(stage: Stage) -> None:
-    mine, its = stage.free_port(), stage.free_port()
-    with guarded(stage) as outer:
-        first = stage.child(tcp(mine), env={RUN_ID: outer.id})
-        with guarded(stage, "stop") as inner:
-            second = stage.child(tcp(its), env={RUN_ID: inner.id})
+def test_a_run_in_a_run_answers_for_its_own(processes: Processes) -> None:
+    mine, its = processes.free_port(), processes.free_port()
+    with guarded(processes) as outer:
+        first = processes.child(tcp(mine), env={RUN_ID: outer.id})
+        with guarded(processes, "stop") as inner:
+            second = processes.child(tcp(its), env={RUN_ID: inner.id})
         assert first.alive
         assert not second.alive
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import PATIENCE, READY, SERVERS, Stage, accepts, is_free, wait_until
+from helpers.processes import PATIENCE, READY, SERVERS, Processes, accepts, is_free, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,10 +121,10 @@ TELLS_PARALLEL = ", allow_parallel=True"
 class Nox:
     """A project with a noxfile that guards a port."""
 
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self._stage = stage
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self._stage = processes
         self.folder = folder
-        self.port, self.other = stage.free_port(), stage.free_port()
+        self.port, self.other = processes.free_port(), processes.free_port()
         noxfile = NOXFILE.format(ports=f"{self.port}, {self.other}")
         if importlib.util.find_spec("nox._parallel") is None:
             noxfile = noxfile.replace(TELLS_PARALLEL, "")
@@ -156,8 +156,8 @@ class Nox:
 
 
 @pytest.fixture
-def nox(stage: Stage, project: Path) -> Nox:
-    return Nox(stage, project)
+def nox(processes: Processes, project: Path) -> Nox:
+    return Nox(processes, project)
 
 
 def test_a_session_that_succeeds(nox: Nox) -> None:

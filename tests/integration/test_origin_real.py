@@ -19,8 +19,8 @@ import pytest
 
 from helpers.processes import (
     Identity,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     accepts,
     holder,
     needs_namespace,
@@ -91,9 +91,9 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def port(stage: Stage) -> Iterator[int]:
+def port(processes: Processes) -> Iterator[int]:
     """A port of ours: whoever holds it in the end was started by this test, and is ended."""
-    port = stage.free_port()
+    port = processes.free_port()
     yield port
     while found := holders(port):
         for each in found:
@@ -109,7 +109,7 @@ def holders(port: int) -> list[Identity]:
     return [Identity.of(pid) for pids in owners for pid in pids if pid != os.getpid()]
 
 
-def pytest_run(stage: Stage, folder: Path, port: int, start: str, *options: str) -> Staged:
+def pytest_run(processes: Processes, folder: Path, port: int, start: str, *options: str) -> Started:
     """A pytest in the midst of a test, for which a fixture has started a server."""
     tests = folder / "tests"
     tests.mkdir(exist_ok=True)
@@ -117,7 +117,7 @@ def pytest_run(stage: Stage, folder: Path, port: int, start: str, *options: str)
     server = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
     text = HELPERS.format(port=port, server=server, start=textwrap.indent(start, "    "))
     (tests / "test_api.py").write_text(text)
-    runner = stage.orphan(
+    runner = processes.orphan(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_api.py", *options],
         cwd=folder,
         env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TMPDIR": os.environ["TMPDIR"]},
@@ -127,7 +127,7 @@ def pytest_run(stage: Stage, folder: Path, port: int, start: str, *options: str)
     return runner
 
 
-def kill(runner: Staged, port: int) -> None:
+def kill(runner: Started, port: int) -> None:
     """End a run as the kernel does, which leaves no time for anything."""
     runner.process.send(signal.SIGKILL)
     runner.wait_gone()
@@ -139,9 +139,9 @@ def kill(runner: Staged, port: int) -> None:
     )
 
 
-def ask(stage: Stage, port: int, cwd: Path, scope: Scope = "orphans") -> Outcome:
+def ask(processes: Processes, port: int, cwd: Path, scope: Scope = "orphans") -> Outcome:
     """Ask as somebody would who has nothing to do with that run."""
-    return only(stage.call(port, cwd=cwd, scope=scope).report())
+    return only(processes.call(port, cwd=cwd, scope=scope).report())
 
 
 # Each start, and what shows where the server was born once its run has been killed.
@@ -174,19 +174,19 @@ LEFT = {
 
 @pytest.mark.parametrize(("start", "evidence"), LEFT.values(), ids=LEFT)
 def test_what_a_killed_pytest_has_left_is_freed_and_a_live_one_keeps_it(
-    stage: Stage, project: Path, port: int, start: str, evidence: str
+    processes: Processes, project: Path, port: int, start: str, evidence: str
 ) -> None:
     if "script" in start and shutil.which("script") is None:
         pytest.skip("needs the program script")
-    runner = pytest_run(stage, project, port, start)
+    runner = pytest_run(processes, project, port, start)
 
-    alive = ask(stage, port, project, scope="mine")
+    alive = ask(processes, port, project, scope="mine")
 
     assert alive.status == "busy"
     assert set(rules(alive).values()) == {"live-run"}
 
     kill(runner, port)
-    dead = ask(stage, port, project)
+    dead = ask(processes, port, project)
 
     assert dead.status == "freed", dead
     (root,) = (each for each in dead.holders if each.root)
@@ -198,12 +198,14 @@ def test_what_a_killed_pytest_has_left_is_freed_and_a_live_one_keeps_it(
 
 @needs_program("redis-server")
 @pytest.mark.parametrize("place", ["project", "tmp_path"])
-def test_redis_wipes_its_environment(stage: Stage, project: Path, port: int, place: str) -> None:
+def test_redis_wipes_its_environment(
+    processes: Processes, project: Path, port: int, place: str
+) -> None:
     where = "os.getcwd()" if place == "project" else "str(tmp_path)"
     command = [word.format(port=port) for word in DAEMON]
-    runner = pytest_run(stage, project, port, f"subprocess.run([*{command}, {where}], **QUIET)")
+    runner = pytest_run(processes, project, port, f"subprocess.run([*{command}, {where}], **QUIET)")
 
-    alive = ask(stage, port, project)
+    alive = ask(processes, port, project)
 
     assert alive.status == "busy"
     assert f"pytest (pid {runner.pid}" in alive.holders[0].verdict.reason
@@ -213,7 +215,7 @@ def test_redis_wipes_its_environment(stage: Stage, project: Path, port: int, pla
     assert found.origin.evidence == ("unreadable" if place == "project" else "folder")
 
     kill(runner, port)
-    dead = ask(stage, port, project)
+    dead = ask(processes, port, project)
 
     assert dead.status == "freed"
     expected = "orphan" if place == "project" else "left-behind"
@@ -221,17 +223,17 @@ def test_redis_wipes_its_environment(stage: Stage, project: Path, port: int, pla
 
 
 def test_a_folder_whose_session_has_ended_by_itself_tells_too(
-    stage: Stage, project: Path, port: int
+    processes: Processes, project: Path, port: int
 ) -> None:
     start = (
         'daemon = ["setsid", "-f", *SERVER]\n'
         'subprocess.run(daemon, env={"PATH": os.environ["PATH"]}, cwd=tmp_path, **QUIET)'
     )
-    runner = pytest_run(stage, project, port, start)
+    runner = pytest_run(processes, project, port, start)
     runner.process.send(signal.SIGINT)
     runner.wait_gone()
 
-    outcome = ask(stage, port, project)
+    outcome = ask(processes, port, project)
 
     assert outcome.status == "freed", outcome
     (found,) = outcome.holders
@@ -241,14 +243,14 @@ def test_a_folder_whose_session_has_ended_by_itself_tells_too(
 
 
 def test_a_person_who_looks_into_an_old_folder_of_pytest_keeps_a_server_there(
-    stage: Stage, project: Path, port: int
+    processes: Processes, project: Path, port: int
 ) -> None:
-    folder = stage.folder / "pytest-of-me" / "pytest-3" / "test_it0"
+    folder = processes.folder / "pytest-of-me" / "pytest-3" / "test_it0"
     folder.mkdir(parents=True)
     shell = ["bash", "-c", f'cd "{folder}"; "$@"; true', "bash"]
-    stage.start("terminal", [*shell, *tcp(port)], cwd=project)
+    processes.start("terminal", [*shell, *tcp(port)], cwd=project)
 
-    outcome = ask(stage, port, project)
+    outcome = ask(processes, port, project)
 
     assert outcome.status == "busy", outcome
     assert set(rules(outcome).values()) == {"attended"}
@@ -256,7 +258,7 @@ def test_a_person_who_looks_into_an_old_folder_of_pytest_keeps_a_server_there(
 
 @pytest.mark.parametrize("tool", ["karma", "kubectl"])
 def test_a_server_that_is_called_like_a_tool_goes_with_its_run(
-    stage: Stage, project: Path, port: int, tool: str
+    processes: Processes, project: Path, port: int, tool: str
 ) -> None:
     program = project / "bin" / tool
     program.parent.mkdir()
@@ -265,25 +267,25 @@ def test_a_server_that_is_called_like_a_tool_goes_with_its_run(
         f's = socket.create_server(("127.0.0.1", {port}))\nwhile True: s.accept()[0].close()\n'
     )
     program.chmod(0o755)
-    runner = pytest_run(stage, project, port, f'subprocess.Popen(["{program}", "x"], **QUIET)')
+    runner = pytest_run(processes, project, port, f'subprocess.Popen(["{program}", "x"], **QUIET)')
     kill(runner, port)
 
-    outcome = ask(stage, port, project)
+    outcome = ask(processes, port, project)
 
     assert outcome.status == "freed", outcome
     assert set(rules(outcome).values()) == {"left-behind"}
 
 
-def test_a_forward_is_no_mere_orphan(stage: Stage, project: Path, port: int) -> None:
+def test_a_forward_is_no_mere_orphan(processes: Processes, project: Path, port: int) -> None:
     program = project / "kubectl"
     program.symlink_to(sys.executable)
-    server = stage.orphan([str(program), *tcp(port)[1:]], cwd=project)
+    server = processes.orphan([str(program), *tcp(port)[1:]], cwd=project)
 
-    kept = ask(stage, port, project)
+    kept = ask(processes, port, project)
 
     assert holder(kept, server).verdict.rule == "attended"
     assert "forwards the port" in holder(kept, server).verdict.reason
-    assert ask(stage, port, project, scope="project").status == "freed"
+    assert ask(processes, port, project, scope="project").status == "freed"
 
 
 # Place
@@ -292,7 +294,7 @@ def test_a_forward_is_no_mere_orphan(stage: Stage, project: Path, port: int) -> 
 @needs_program("git")
 @pytest.mark.parametrize("scope", ["orphans", "project"])
 def test_a_worktree_below_the_project_is_another_project(
-    stage: Stage, project: Path, port: int, scope: Scope
+    processes: Processes, project: Path, port: int, scope: Scope
 ) -> None:
     author = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
     for words in (
@@ -302,35 +304,37 @@ def test_a_worktree_below_the_project_is_another_project(
         ["worktree", "add", "--quiet", ".worktrees/feature", "-b", "feature"],
     ):
         subprocess.run(["git", *author, *words], cwd=project, check=True, capture_output=True)
-    server = stage.orphan(tcp(port), cwd=project / ".worktrees" / "feature")
+    server = processes.orphan(tcp(port), cwd=project / ".worktrees" / "feature")
 
-    outcome = ask(stage, port, project, scope=scope)
+    outcome = ask(processes, port, project, scope=scope)
 
     assert holder(outcome, server).verdict.rule == "attended"
     assert "a repository of its own" in holder(outcome, server).verdict.reason
     assert server.alive
 
 
-def test_the_packages_of_a_monorepo_are_one_project(stage: Stage, project: Path, port: int) -> None:
+def test_the_packages_of_a_monorepo_are_one_project(
+    processes: Processes, project: Path, port: int
+) -> None:
     (project / ".git").mkdir()
     for name in ("one", "two"):
         (project / name).mkdir()
         (project / name / "pyproject.toml").touch()
-    stage.orphan(tcp(port), cwd=project / "one")
+    processes.orphan(tcp(port), cwd=project / "one")
 
-    assert ask(stage, port, project / "two").status == "freed"
+    assert ask(processes, port, project / "two").status == "freed"
 
 
 def test_a_folder_that_was_deleted_and_made_anew_is_the_same_place(
-    stage: Stage, project: Path, port: int
+    processes: Processes, project: Path, port: int
 ) -> None:
-    server = stage.orphan(tcp(port), cwd=project)
+    server = processes.orphan(tcp(port), cwd=project)
     os.chdir("/")
     shutil.rmtree(project)
     project.mkdir()
     (project / "pyproject.toml").touch()
 
-    outcome = ask(stage, port, project)
+    outcome = ask(processes, port, project)
 
     assert holder(outcome, server).verdict.rule == "orphan"
     assert outcome.status == "freed", outcome
@@ -346,14 +350,14 @@ def connected(port: int) -> list[str]:
 
 @pytest.mark.parametrize("attended", [True, False])
 def test_an_orphan_that_an_attended_process_of_the_project_is_connected_to_is_kept(
-    stage: Stage, project: Path, port: int, *, attended: bool
+    processes: Processes, project: Path, port: int, *, attended: bool
 ) -> None:
-    server = stage.orphan(tcp(port), cwd=project)
-    start = stage.attended if attended else stage.orphan
+    server = processes.orphan(tcp(port), cwd=project)
+    start = processes.attended if attended else processes.orphan
     client = start(connected(port), cwd=project)
     wait_until(lambda: client.pid in LinuxSystem().peers(server.pid), "the client is connected")
 
-    outcome = ask(stage, port, project)
+    outcome = ask(processes, port, project)
 
     if attended:
         assert holder(outcome, server).verdict.rule == "attended"
@@ -364,13 +368,13 @@ def test_an_orphan_that_an_attended_process_of_the_project_is_connected_to_is_ke
 
 
 def test_a_client_from_elsewhere_keeps_no_orphan(
-    stage: Stage, project: Path, elsewhere: Path, port: int
+    processes: Processes, project: Path, elsewhere: Path, port: int
 ) -> None:
-    server = stage.orphan(tcp(port), cwd=project)
-    client = stage.attended(connected(port), cwd=elsewhere)
+    server = processes.orphan(tcp(port), cwd=project)
+    client = processes.attended(connected(port), cwd=elsewhere)
     wait_until(lambda: client.pid in LinuxSystem().peers(server.pid), "the client is connected")
 
-    assert ask(stage, port, project).status == "freed"
+    assert ask(processes, port, project).status == "freed"
 
 
 @pytest.mark.parametrize(
@@ -383,36 +387,38 @@ def test_a_client_from_elsewhere_keeps_no_orphan(
     ],
 )
 def test_what_asks_to_stay_is_kept_until_somebody_asks_for_its_port(
-    stage: Stage, project: Path, port: int, variable: str, value: str
+    processes: Processes, project: Path, port: int, variable: str, value: str
 ) -> None:
-    server = stage.orphan(tcp(port), cwd=project, env={variable: value})
+    server = processes.orphan(tcp(port), cwd=project, env={variable: value})
 
-    kept = holder(ask(stage, port, project), server)
+    kept = holder(ask(processes, port, project), server)
 
     assert (kept.verdict.action, kept.verdict.rule) == ("keep", "attended")
     assert variable in kept.verdict.reason
-    assert ask(stage, port, project, scope="mine").status == "freed"
+    assert ask(processes, port, project, scope="mine").status == "freed"
 
 
-def test_a_suspended_server_says_where_it_waits(stage: Stage, project: Path, port: int) -> None:
-    server = stage.attended(tcp(port), cwd=project)
+def test_a_suspended_server_says_where_it_waits(
+    processes: Processes, project: Path, port: int
+) -> None:
+    server = processes.attended(tcp(port), cwd=project)
     server.process.send(signal.SIGSTOP)
     wait_until(lambda: (seen := server.process.stat) and seen.state == "T", "it is stopped")
 
-    kept = holder(ask(stage, port, project), server)
+    kept = holder(ask(processes, port, project), server)
 
     assert "it is suspended" in kept.verdict.reason
 
 
 @pytest.mark.parametrize("scope", ["orphans", "project", "mine"])
 def test_scope_project_stops_what_is_looked_after_in_this_project(
-    stage: Stage, project: Path, elsewhere: Path, port: int, scope: Scope
+    processes: Processes, project: Path, elsewhere: Path, port: int, scope: Scope
 ) -> None:
-    other = stage.free_port()
-    here = stage.attended(tcp(port), cwd=project)
-    there = stage.attended(tcp(other), cwd=elsewhere)
+    other = processes.free_port()
+    here = processes.attended(tcp(port), cwd=project)
+    there = processes.attended(tcp(other), cwd=elsewhere)
 
-    stage.call(port, other, cwd=project, scope=scope).report()
+    processes.call(port, other, cwd=project, scope=scope).report()
 
     assert here.alive is (scope == "orphans")
     assert there.alive is (scope in ("orphans", "project"))
@@ -422,12 +428,12 @@ def test_scope_project_stops_what_is_looked_after_in_this_project(
 
 
 def run_around(
-    stage: Stage, project: Path, port: int, command: str, *, before: str = ":"
+    processes: Processes, project: Path, port: int, command: str, *, before: str = ":"
 ) -> Outcome:
     """What the end of a run around a command of bash finds on the port. It sees no other test
     runner: ours would do for one that has started what is there.
     """
-    answer = stage.folder / "answer"
+    answer = processes.folder / "answer"
     code = (
         "import pickle, subprocess, sys\n"
         "from portfree import free_ports\n"
@@ -438,7 +444,7 @@ def run_around(
     alone = ["unshare", "--pid", "--fork", "--mount-proc", "tini", "-g", "--"]
     asks = [sys.executable, "-c", code, str(answer), str(port), command]
     words = [*alone, "bash", "-c", f'{before}; exec "$@"', "bash", *asks]
-    subprocess.run(words, cwd=project, env=stage.environment(), check=True)
+    subprocess.run(words, cwd=project, env=processes.environment(), check=True)
     report = pickle.loads(answer.read_bytes())
     assert isinstance(report, Report)
     return only(report)
@@ -448,15 +454,15 @@ def run_around(
 @needs_namespace("--pid", "--fork", "--mount-proc")
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_daemon_without_a_trace_is_of_the_run_during_which_it_came_up(
-    stage: Stage, project: Path, elsewhere: Path, port: int, when: str
+    processes: Processes, project: Path, elsewhere: Path, port: int, when: str
 ) -> None:
     waits = f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done"
     starts = f"cd {elsewhere.parent}; setsid -f env -i {shlex.join(tcp(port))}; cd -; {waits}"
 
     if when == "before":
-        outcome = run_around(stage, project, port, ":", before=starts)
+        outcome = run_around(processes, project, port, ":", before=starts)
     else:
-        outcome = run_around(stage, project, port, starts)
+        outcome = run_around(processes, project, port, starts)
 
     (found,) = outcome.holders
     if when == "before":
@@ -468,7 +474,7 @@ def test_a_daemon_without_a_trace_is_of_the_run_during_which_it_came_up(
 
 
 def test_a_socket_that_is_connected_to_itself_is_left_behind_like_a_server(
-    stage: Stage, project: Path, port: int
+    processes: Processes, project: Path, port: int
 ) -> None:
     code = (
         "import os, socket, time\n"
@@ -478,10 +484,10 @@ def test_a_socket_that_is_connected_to_itself_is_left_behind_like_a_server(
         'os.write(int(os.environ["STAGE_READY"]), b\'{"pid": %d}\\n\' % os.getpid())\n'
         "time.sleep(1000)\n"
     )
-    process = stage.orphan([sys.executable, "-S", "-c", code], cwd=project)
+    process = processes.orphan([sys.executable, "-S", "-c", code], cwd=project)
     process.wait_ready()
 
-    outcome = ask(stage, port, project)
+    outcome = ask(processes, port, project)
 
     assert holder(outcome, process).verdict.rule == "orphan"
     assert not process.alive

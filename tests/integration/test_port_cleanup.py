@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import Stage, accepts, http_server, tail, tcp
+from helpers.processes import Processes, accepts, http_server, tail, tcp
 from portfree import free_ports
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("project")  # every test works in a project of its own
 
 
-def test_a_forgotten_server_is_stopped_and_named(stage: Stage, project: Path) -> None:
+def test_a_forgotten_server_is_stopped_and_named(processes: Processes, project: Path) -> None:
     # Yesterday's run was interrupted. Its server lost its parent, and still has our port.
-    port = stage.free_port()
-    server = stage.orphan(http_server(port), cwd=project, listening=port)
+    port = processes.free_port()
+    server = processes.orphan(http_server(port), cwd=project, listening=port)
 
     report = free_ports(port)
 
@@ -41,11 +41,11 @@ def test_a_forgotten_server_is_stopped_and_named(stage: Stage, project: Path) ->
     assert holder.ended == "ended after SIGTERM"
 
 
-def test_a_server_gets_the_time_to_save_its_data(stage: Stage, project: Path) -> None:
+def test_a_server_gets_the_time_to_save_its_data(processes: Processes, project: Path) -> None:
     # This one needs 300 ms after SIGTERM to write what it has in memory. `kill -9` would lose it.
-    port = stage.free_port()
+    port = processes.free_port()
     saved = project / "saved.txt"
-    server = stage.orphan(tcp(port, "--flush", str(saved)), cwd=project)
+    server = processes.orphan(tcp(port, "--flush", str(saved)), cwd=project)
 
     assert free_ports(port).ok
 
@@ -53,10 +53,10 @@ def test_a_server_gets_the_time_to_save_its_data(stage: Stage, project: Path) ->
     assert saved.read_text() == "flushed\n"
 
 
-def test_the_server_of_somebody_else_is_left_alone(stage: Stage, elsewhere: Path) -> None:
+def test_the_server_of_somebody_else_is_left_alone(processes: Processes, elsewhere: Path) -> None:
     # A colleague's program, in another project, with somebody who looks after it.
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=elsewhere)
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=elsewhere)
 
     report = free_ports(port)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import HERE, Stage, http_server, needs_program, tcp
+from helpers.processes import HERE, Processes, http_server, needs_program, tcp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,9 +68,9 @@ class Repository:
         self.run("git", "commit", "--quiet", "--message", "All of it")
 
 
-def variables(stage: Stage, home: Path) -> dict[str, str]:
+def variables(processes: Processes, home: Path) -> dict[str, str]:
     # When these tests run in a git hook themselves, git tells us about that repository.
-    inherited = stage.environment({**_GIT, "PRE_COMMIT_HOME": str(home)})
+    inherited = processes.environment({**_GIT, "PRE_COMMIT_HOME": str(home)})
     return {k: v for k, v in inherited.items() if k in _GIT or not k.startswith("GIT_")}
 
 
@@ -81,9 +81,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def repository(stage: Stage, project: Path, home: Path) -> Repository:
+def repository(processes: Processes, project: Path, home: Path) -> Repository:
     """A repository that uses ours as its hook, which pip installs from a clean export."""
-    environment = variables(stage, home)
+    environment = variables(processes, home)
     hooks = home.parent / f"{home.name}-hooks"
     if not hooks.exists():
         hooks.mkdir()
@@ -109,17 +109,17 @@ def repository(stage: Stage, project: Path, home: Path) -> Repository:
 
 
 def test_a_push_frees_what_was_left_behind_and_is_not_blocked(
-    stage: Stage, repository: Repository, tmp_path: Path
+    processes: Processes, repository: Repository, tmp_path: Path
 ) -> None:
-    left, used = stage.free_port(), stage.free_port()
+    left, used = processes.free_port(), processes.free_port()
     table = f'[project]\nname = "shop"\n[tool.portfree]\nports = [{left}, {used}]\n'
     (repository.folder / "pyproject.toml").write_text(table)
     repository.commit()
     remote = tmp_path / "remote.git"
     repository.run("git", "init", "--quiet", "--bare", str(remote))
     folder = repository.folder
-    old = stage.orphan(tcp(left), cwd=folder, env={"PYTEST_CURRENT_TEST": TEST})
-    live = stage.attended(http_server(used), cwd=folder, listening=used)
+    old = processes.orphan(tcp(left), cwd=folder, env={"PYTEST_CURRENT_TEST": TEST})
+    live = processes.attended(http_server(used), cwd=folder, listening=used)
 
     said = repository.run("git", "push", str(remote), "main")
 
@@ -133,12 +133,12 @@ def test_a_push_frees_what_was_left_behind_and_is_not_blocked(
     assert repository.run("git", f"--git-dir={remote}", "rev-parse", "main") == head
 
 
-def test_by_hand_with_ports_as_arguments(stage: Stage, repository: Repository) -> None:
-    port = stage.free_port()
+def test_by_hand_with_ports_as_arguments(processes: Processes, repository: Repository) -> None:
+    port = processes.free_port()
     config = repository.folder / ".pre-commit-config.yaml"
     config.write_text(config.read_text() + f'    args: ["{port}"]\n')
     repository.commit()
-    old = stage.orphan(tcp(port), cwd=repository.folder)  # bears no mark, but is in our project
+    old = processes.orphan(tcp(port), cwd=repository.folder)  # bears no mark, but is in our project
 
     done = repository.pre_commit("run", "--hook-stage", "manual", "free-ports")
 

@@ -19,7 +19,7 @@ from portfree._system.psutil_base import PortableSystem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from helpers.processes import Stage
+    from helpers.processes import Processes
     from portfree._core.ports import Protocol
     from portfree._system.interface import Bind
 
@@ -48,7 +48,7 @@ def bind(request: pytest.FixtureRequest) -> Callable[..., Bind]:
 
 
 @pytest.fixture
-def held(stage: Stage) -> Iterator[Callable[..., Port]]:
+def held(processes: Processes) -> Iterator[Callable[..., Port]]:
     """Hold a port in this very process."""
     sockets: list[socket.socket] = []
 
@@ -62,7 +62,7 @@ def held(stage: Stage) -> Iterator[Callable[..., Port]]:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in options:
             sock.setsockopt(socket.SOL_SOCKET, option, 1)
-        number = number or stage.free_port()
+        number = number or processes.free_port()
         sock.bind((host, number))
         if listen:
             sock.listen()
@@ -75,9 +75,9 @@ def held(stage: Stage) -> Iterator[Callable[..., Port]]:
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_free_port_is_free_and_stays_so(
-    stage: Stage, bind: Callable[..., Bind], protocol: Protocol
+    processes: Processes, bind: Callable[..., Bind], protocol: Protocol
 ) -> None:
-    port = Port(stage.free_port(), protocol)
+    port = Port(processes.free_port(), protocol)
     assert [bind(port), bind(port), bind(port, reuse=True)] == ["free"] * 3
 
 
@@ -109,9 +109,9 @@ def test_a_udp_holder_is_never_shared_with(
 
 
 def test_fading_connections_refuse_only_who_does_not_reuse(
-    stage: Stage, bind: Callable[..., Bind]
+    processes: Processes, bind: Callable[..., Bind]
 ) -> None:
-    port = Port(stage.free_port())
+    port = Port(processes.free_port())
     with socket.create_server(("127.0.0.1", port.number)) as server:
         client = socket.create_connection(("127.0.0.1", port.number))
         accepted, _ = server.accept()
@@ -123,9 +123,9 @@ def test_fading_connections_refuse_only_who_does_not_reuse(
 
 
 def test_the_probe_does_not_disturb_a_holder_that_listens_later(
-    stage: Stage, bind: Callable[..., Bind]
+    processes: Processes, bind: Callable[..., Bind]
 ) -> None:
-    port = Port(stage.free_port())
+    port = Port(processes.free_port())
     with socket.socket() as server:
         server.bind(("127.0.0.1", port.number))
         assert bind(port) == "in-use"

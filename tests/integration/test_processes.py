@@ -11,7 +11,7 @@ import pytest
 
 from helpers.processes import (
     Identity,
-    Stage,
+    Processes,
     accepts,
     children,
     client,
@@ -29,11 +29,11 @@ from helpers.processes import (
 
 
 def test_an_orphan_has_lost_its_parent_and_its_sessions_leader(
-    stage: Stage, tmp_path: Path
+    processes: Processes, tmp_path: Path
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
 
-    server = stage.orphan(tcp(port), cwd=tmp_path)
+    server = processes.orphan(tcp(port), cwd=tmp_path)
 
     seen = server.process.stat
     assert seen is not None
@@ -43,8 +43,8 @@ def test_an_orphan_has_lost_its_parent_and_its_sessions_leader(
     assert Path(f"/proc/{server.pid}/cwd").readlink() == tmp_path
 
 
-def test_an_adopted_orphan_stays_in_our_session(stage: Stage) -> None:
-    server = stage.start("adopted", tcp(stage.free_port()))
+def test_an_adopted_orphan_stays_in_our_session(processes: Processes) -> None:
+    server = processes.start("adopted", tcp(processes.free_port()))
 
     seen = server.process.stat
     assert seen is not None
@@ -52,8 +52,8 @@ def test_an_adopted_orphan_stays_in_our_session(stage: Stage) -> None:
     assert seen.session == os.getsid(0)
 
 
-def test_an_attended_server_has_a_living_parent_that_is_not_ours(stage: Stage) -> None:
-    server = stage.attended(tcp(stage.free_port()))
+def test_an_attended_server_has_a_living_parent_that_is_not_ours(processes: Processes) -> None:
+    server = processes.attended(tcp(processes.free_port()))
 
     assert server.launcher is not None
     assert children(server.launcher.pid) == [server.pid]
@@ -62,8 +62,8 @@ def test_an_attended_server_has_a_living_parent_that_is_not_ours(stage: Stage) -
     assert server.launcher.alive
 
 
-def test_a_server_in_a_terminal_leads_its_session(stage: Stage) -> None:
-    server = stage.start("terminal", tcp(stage.free_port()))
+def test_a_server_in_a_terminal_leads_its_session(processes: Processes) -> None:
+    server = processes.start("terminal", tcp(processes.free_port()))
 
     seen = server.process.stat
     assert seen is not None
@@ -71,8 +71,8 @@ def test_a_server_in_a_terminal_leads_its_session(stage: Stage) -> None:
     assert seen.terminal != 0
 
 
-def test_no_mark_of_this_test_run_reaches_a_staged_process(stage: Stage) -> None:
-    server = stage.orphan(tcp(stage.free_port()), env={"NOX_CURRENT_SESSION": "tests"})
+def test_no_mark_of_this_test_run_reaches_a_staged_process(processes: Processes) -> None:
+    server = processes.orphan(tcp(processes.free_port()), env={"NOX_CURRENT_SESSION": "tests"})
 
     variables = environment(server.pid).split(b"\0")
     assert b"NOX_CURRENT_SESSION=tests" in variables
@@ -80,24 +80,24 @@ def test_no_mark_of_this_test_run_reaches_a_staged_process(stage: Stage) -> None
 
 
 def test_the_stage_is_empty_afterwards(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    port = stage.free_port()
-    master = stage.orphan(tcp(port, "--workers", "2"))
-    wiped = stage.orphan(tcp(stage.free_port(), "--wipe"))
-    shell = stage.orphan(["sh", "-c", "sleep 1000; true"])
+    processes = Processes(tmp_path)
+    port = processes.free_port()
+    master = processes.orphan(tcp(port, "--workers", "2"))
+    wiped = processes.orphan(tcp(processes.free_port(), "--wipe"))
+    shell = processes.orphan(["sh", "-c", "sleep 1000; true"])
     wait_until(lambda: children(shell.pid), "the shell starts its command")
-    again = stage.orphan(supervisor(tcp(stage.free_port())))
+    again = processes.orphan(supervisor(tcp(processes.free_port())))
     everybody = [master.process, *master.workers, wiped.process, shell.process, again.process]
 
-    stage.close()
+    processes.close()
 
     assert not [process for process in everybody if process.alive]
-    assert not list(stage.members())
+    assert not list(processes.members())
     assert is_free(port)
 
 
 def test_ports_are_reserved_until_the_end(tmp_path: Path) -> None:
-    first, second = Stage(tmp_path), Stage(tmp_path)
+    first, second = Processes(tmp_path), Processes(tmp_path)
     port = first.free_port()
 
     assert not second.claim(port)
@@ -106,18 +106,18 @@ def test_ports_are_reserved_until_the_end(tmp_path: Path) -> None:
     second.close()
 
 
-def test_http_server(stage: Stage) -> None:
-    port = stage.free_port()
+def test_http_server(processes: Processes) -> None:
+    port = processes.free_port()
 
-    stage.orphan(http_server(port), listening=port)
+    processes.orphan(http_server(port), listening=port)
 
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert connection.recv(64).startswith(b"HTTP/1.0 200")
 
 
-def test_a_server_ignores_what_it_is_told_to(stage: Stage) -> None:
-    server = stage.orphan(tcp(stage.free_port(), "--ignore", "TERM", "--ignore", "INT"))
+def test_a_server_ignores_what_it_is_told_to(processes: Processes) -> None:
+    server = processes.orphan(tcp(processes.free_port(), "--ignore", "TERM", "--ignore", "INT"))
 
     status = Path(f"/proc/{server.pid}/status").read_text()
     ignored = int(status.partition("SigIgn:")[2].split()[0], 16)  # one bit a signal, from 1 on
@@ -125,9 +125,9 @@ def test_a_server_ignores_what_it_is_told_to(stage: Stage) -> None:
     assert ignored & 1 << signal.SIGINT - 1
 
 
-def test_a_server_flushes_when_it_is_asked_to_end(stage: Stage, tmp_path: Path) -> None:
+def test_a_server_flushes_when_it_is_asked_to_end(processes: Processes, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    server = stage.orphan(tcp(stage.free_port(), "--flush", str(marker)))
+    server = processes.orphan(tcp(processes.free_port(), "--flush", str(marker)))
 
     server.process.send(signal.SIGTERM)
 
@@ -135,26 +135,30 @@ def test_a_server_flushes_when_it_is_asked_to_end(stage: Stage, tmp_path: Path) 
     assert marker.exists()
 
 
-def test_a_server_stops_itself(stage: Stage) -> None:
-    server = stage.orphan(tcp(stage.free_port(), "--stop-self"))
+def test_a_server_stops_itself(processes: Processes) -> None:
+    server = processes.orphan(tcp(processes.free_port(), "--stop-self"))
 
     wait_until(lambda: (seen := server.process.stat) and seen.state == "T", "it is stopped")
 
 
-def test_a_master_replaces_a_worker(stage: Stage) -> None:
-    master = stage.orphan(tcp(stage.free_port(), "--workers", "2"))
+def test_a_master_replaces_a_worker(processes: Processes) -> None:
+    master = processes.orphan(tcp(processes.free_port(), "--workers", "2"))
     first = master.workers[0]
 
     first.send(signal.SIGKILL)
 
     first.wait_gone()
-    wait_until(lambda: len(children(master.pid)) == 2, "there are two workers again")
-    assert first.pid not in children(master.pid)
+
+    def replaced() -> bool:
+        workers = children(master.pid)
+        return len(workers) == 2 and first.pid not in workers
+
+    wait_until(replaced, "there are two workers, and another one in the place of the first")
 
 
-def test_a_thread_outlives_its_leader_and_keeps_the_port(stage: Stage) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--dead-main"))
+def test_a_thread_outlives_its_leader_and_keeps_the_port(processes: Processes) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--dead-main"))
 
     wait_until(lambda: (seen := server.process.stat) and seen.state == "Z", "the leader has ended")
     assert server.alive
@@ -163,10 +167,10 @@ def test_a_thread_outlives_its_leader_and_keeps_the_port(stage: Stage) -> None:
         assert not list(Path(f"/proc/{server.pid}/fd").iterdir())
 
 
-def test_a_draining_server_lets_go_and_finishes(stage: Stage, tmp_path: Path) -> None:
+def test_a_draining_server_lets_go_and_finishes(processes: Processes, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--drain", str(marker)))
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--drain", str(marker)))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         assert connection.recv(64) == b"accepted\n"
         server.process.send(signal.SIGTERM)
@@ -176,37 +180,37 @@ def test_a_draining_server_lets_go_and_finishes(stage: Stage, tmp_path: Path) ->
     assert marker.exists()
 
 
-def test_a_server_wipes_its_title_and_environment(stage: Stage) -> None:
-    server = stage.orphan(tcp(stage.free_port(), "--wipe"))
+def test_a_server_wipes_its_title_and_environment(processes: Processes) -> None:
+    server = processes.orphan(tcp(processes.free_port(), "--wipe"))
 
     assert Path(f"/proc/{server.pid}/cmdline").read_bytes().rstrip(b"\0") == b"worker: idle"
     assert not environment(server.pid).strip(b"\0")
 
 
-def test_a_supervisor_starts_its_child_again(stage: Stage) -> None:
-    port = stage.free_port()
-    staged = stage.orphan(supervisor(tcp(port)))
-    first = staged.server
+def test_a_supervisor_starts_its_child_again(processes: Processes) -> None:
+    port = processes.free_port()
+    started_one = processes.orphan(supervisor(tcp(port)))
+    first = started_one.server
 
     first.send(signal.SIGKILL)
 
-    staged.wait_ready()
-    assert staged.server != first
-    assert staged.process != first
+    started_one.wait_ready()
+    assert started_one.server != first
+    assert started_one.process != first
     assert accepts(port)
 
 
-def test_a_client_keeps_its_connection(stage: Stage) -> None:
-    port = stage.free_port()
-    stage.orphan(tcp(port))
+def test_a_client_keeps_its_connection(processes: Processes) -> None:
+    port = processes.free_port()
+    processes.orphan(tcp(port))
 
-    assert stage.orphan(client(port)).alive
+    assert processes.orphan(client(port)).alive
 
 
-def test_sockets_that_do_not_listen_on_tcp_in_v4(stage: Stage) -> None:
-    datagrams, bound = stage.free_port(), stage.free_port()
-    stage.orphan(udp(datagrams))
-    stage.orphan(serve("--bound", f"127.0.0.1:{bound}"))
+def test_sockets_that_do_not_listen_on_tcp_in_v4(processes: Processes) -> None:
+    datagrams, bound = processes.free_port(), processes.free_port()
+    processes.orphan(udp(datagrams))
+    processes.orphan(serve("--bound", f"127.0.0.1:{bound}"))
 
     assert not is_free(datagrams, socket.SOCK_DGRAM)
     assert is_free(datagrams)
@@ -214,32 +218,32 @@ def test_sockets_that_do_not_listen_on_tcp_in_v4(stage: Stage) -> None:
     with socket.socket() as sock, pytest.raises(OSError, match="in use"):
         sock.bind(("127.0.0.1", bound))
     if has_ipv6():
-        port = stage.free_port()
-        stage.orphan(tcp(port, host="[::1]"))
+        port = processes.free_port()
+        processes.orphan(tcp(port, host="[::1]"))
         assert accepts(port, "::1")
         assert not accepts(port)
 
 
-def test_servers_share_a_port(stage: Stage) -> None:
-    port = stage.free_port()
-    first = stage.orphan(tcp(port, "--reuseport"))
-    second = stage.orphan(tcp(port, "--reuseport"))
+def test_servers_share_a_port(processes: Processes) -> None:
+    port = processes.free_port()
+    first = processes.orphan(tcp(port, "--reuseport"))
+    second = processes.orphan(tcp(port, "--reuseport"))
 
     assert first.alive
     assert second.alive
 
 
 @needs_root
-def test_a_server_runs_as_another_user(stage: Stage) -> None:
-    server = stage.orphan(tcp(stage.free_port(), "--uid", "65534"))
+def test_a_server_runs_as_another_user(processes: Processes) -> None:
+    server = processes.orphan(tcp(processes.free_port(), "--uid", "65534"))
 
     assert Path(f"/proc/{server.pid}").stat().st_uid == 65534
 
 
-def test_run_ids_of_the_living_and_the_dead(stage: Stage) -> None:
+def test_run_ids_of_the_living_and_the_dead(processes: Processes) -> None:
     def controller(run_id: str) -> Identity:
         pid, start, *_ = run_id.split(".")
         return Identity(int(pid), int(start))
 
-    assert controller(stage.run_id(alive=True)).alive
-    assert not controller(stage.run_id(alive=False)).alive
+    assert controller(processes.run_id(alive=True)).alive
+    assert not controller(processes.run_id(alive=False)).alive

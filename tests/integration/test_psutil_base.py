@@ -20,7 +20,7 @@ import pytest
 from helpers.processes import (
     NOBODY,
     Identity,
-    Stage,
+    Processes,
     client,
     needs_program,
     needs_root,
@@ -68,11 +68,11 @@ def pinned(system: System, pid: int) -> Pin:
 
 
 def test_a_listener_is_seen_with_its_holder_and_no_other_port_is(
-    stage: Stage, system: System
+    processes: Processes, system: System
 ) -> None:
-    port, other = Port(stage.free_port()), Port(stage.free_port())
-    server = stage.orphan(tcp(port.number))
-    stage.orphan(tcp(other.number))
+    port, other = Port(processes.free_port()), Port(processes.free_port())
+    server = processes.orphan(tcp(port.number))
+    processes.orphan(tcp(other.number))
 
     (seen,) = system.sockets([port])
 
@@ -85,10 +85,10 @@ def test_a_listener_is_seen_with_its_holder_and_no_other_port_is(
     assert {s.port for s in system.listeners()} >= {port, other}
 
 
-def test_a_client_uses_the_port_and_does_not_hold_it(stage: Stage, system: System) -> None:
-    port = Port(stage.free_port())
-    server = stage.orphan(tcp(port.number))
-    visitor = stage.orphan(client(port.number))
+def test_a_client_uses_the_port_and_does_not_hold_it(processes: Processes, system: System) -> None:
+    port = Port(processes.free_port())
+    server = processes.orphan(tcp(port.number))
+    visitor = processes.orphan(client(port.number))
 
     (listener,) = system.sockets([port])
     every = system.sockets([port], connections=True)
@@ -109,27 +109,29 @@ def test_a_client_uses_the_port_and_does_not_hold_it(stage: Stage, system: Syste
     assert near not in system.listeners()
 
 
-def test_everybody_who_inherited_a_listener_holds_it(stage: Stage, system: System) -> None:
-    port = Port(stage.free_port())
-    master = stage.orphan(tcp(port.number, "--workers", "2"))
+def test_everybody_who_inherited_a_listener_holds_it(processes: Processes, system: System) -> None:
+    port = Port(processes.free_port())
+    master = processes.orphan(tcp(port.number, "--workers", "2"))
     (seen,) = system.sockets([port])
     everybody = {master.pid, *(worker.pid for worker in master.workers)}
     assert len(everybody) == 3
     assert system.owners([seen.id]).pids == {seen.id: everybody}
 
 
-def test_servers_that_share_a_port_cannot_be_told_apart(stage: Stage, system: System) -> None:
-    port = Port(stage.free_port())
-    one = stage.orphan(tcp(port.number, "--reuseport"))
-    two = stage.orphan(tcp(port.number, "--reuseport"))
+def test_servers_that_share_a_port_cannot_be_told_apart(
+    processes: Processes, system: System
+) -> None:
+    port = Port(processes.free_port())
+    one = processes.orphan(tcp(port.number, "--reuseport"))
+    two = processes.orphan(tcp(port.number, "--reuseport"))
     (seen,) = system.sockets([port])
     assert system.owners([seen.id]).pids == {seen.id: {one.pid, two.pid}}
 
 
-def test_udp_and_tcp_on_one_number_are_two_ports(stage: Stage, system: System) -> None:
-    number = stage.free_port()
-    speaker = stage.orphan(udp(number))
-    server = stage.orphan(tcp(number))
+def test_udp_and_tcp_on_one_number_are_two_ports(processes: Processes, system: System) -> None:
+    number = processes.free_port()
+    speaker = processes.orphan(udp(number))
+    server = processes.orphan(tcp(number))
     (datagrams,) = system.sockets([Port(number, "udp")])
     (stream,) = system.sockets([Port(number, "tcp")])
     assert (datagrams.state, stream.state) == ("bound", "listening")
@@ -138,8 +140,8 @@ def test_udp_and_tcp_on_one_number_are_two_ports(stage: Stage, system: System) -
     assert set(system.sockets([Port(number, "udp"), Port(number, "tcp")])) == {datagrams, stream}
 
 
-def test_a_connected_udp_socket_holds_nothing(stage: Stage, system: System) -> None:
-    port = Port(stage.free_port(), "udp")
+def test_a_connected_udp_socket_holds_nothing(processes: Processes, system: System) -> None:
+    port = Port(processes.free_port(), "udp")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", port.number))
         sock.connect(("127.0.0.1", 9))
@@ -148,8 +150,8 @@ def test_a_connected_udp_socket_holds_nothing(stage: Stage, system: System) -> N
         assert (seen.state, seen.peer) == ("connected", "127.0.0.1:9")
 
 
-def test_holding_is_looked_up_anew_each_time(stage: Stage, system: System) -> None:
-    port = Port(stage.free_port())
+def test_holding_is_looked_up_anew_each_time(processes: Processes, system: System) -> None:
+    port = Port(processes.free_port())
     with socket.create_server(("127.0.0.1", port.number)):
         (seen,) = system.sockets([port])
         assert system.holds(os.getpid(), {seen.id})
@@ -158,8 +160,8 @@ def test_holding_is_looked_up_anew_each_time(stage: Stage, system: System) -> No
     assert system.sockets([port]) == []
 
 
-def test_fading_connections_belong_to_nobody(stage: Stage, system: System) -> None:
-    port = Port(stage.free_port())
+def test_fading_connections_belong_to_nobody(processes: Processes, system: System) -> None:
+    port = Port(processes.free_port())
     with socket.create_server(("127.0.0.1", port.number)) as server:
         visitor = socket.create_connection(("127.0.0.1", port.number))
         accepted, _ = server.accept()
@@ -172,9 +174,11 @@ def test_fading_connections_belong_to_nobody(stage: Stage, system: System) -> No
 
 
 @needs_root
-def test_what_may_not_be_read_is_counted_and_proves_nothing(stage: Stage, tmp_path: Path) -> None:
-    port = Port(stage.free_port())
-    server = stage.orphan(tcp(port.number))
+def test_what_may_not_be_read_is_counted_and_proves_nothing(
+    processes: Processes, tmp_path: Path
+) -> None:
+    port = Port(processes.free_port())
+    server = processes.orphan(tcp(port.number))
     probe = (
         "import os, sys; from portfree._core.ports import Port;"
         "from portfree._system.psutil_base import PortableSystem;"
@@ -192,7 +196,7 @@ def test_what_may_not_be_read_is_counted_and_proves_nothing(stage: Stage, tmp_pa
     done = subprocess.run(
         [sys.executable, "-c", f"import psutil; {probe}"],
         cwd=tmp_path,
-        env=stage.environment(),
+        env=processes.environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -372,10 +376,10 @@ def test_on_macos_netstat_tells_of_fading_connections(monkeypatch: pytest.Monkey
 # Processes
 
 
-def test_the_facts_are_those_of_the_linux_backend(stage: Stage, system: System) -> None:
+def test_the_facts_are_those_of_the_linux_backend(processes: Processes, system: System) -> None:
     marks = {"PORTFREE_RUN_ID": "1.2.3", "PYTEST_CURRENT_TEST": "test_a", "CI_JOB_ID": "9"}
-    port = stage.free_port()
-    server = stage.orphan(
+    port = processes.free_port()
+    server = processes.orphan(
         tcp(port), env={**marks, "PASSWORD": "hunter2", "PYTEST_XDIST_WORKER": "gw1"}
     )
     seen, other = facts(system, server.pid), facts(LinuxSystem(), server.pid)
@@ -395,8 +399,10 @@ def test_the_facts_are_those_of_the_linux_backend(stage: Stage, system: System) 
     assert server.pid in set(system.pids())
 
 
-def test_an_empty_environment_is_no_missing_one_on_linux(stage: Stage, system: System) -> None:
-    server = stage.orphan(["env", "-i", "sleep", "1000"])
+def test_an_empty_environment_is_no_missing_one_on_linux(
+    processes: Processes, system: System
+) -> None:
+    server = processes.orphan(["env", "-i", "sleep", "1000"])
     wait_until(lambda: system.process(server.pid), "it can be looked at")
     seen = wait_until(
         lambda: (p := facts(system, server.pid)).argv[0] == "sleep" and p, "env has become sleep"
@@ -409,9 +415,9 @@ def test_an_empty_environment_is_no_missing_one_on_linux(stage: Stage, system: S
 
 
 @needs_program("ps")
-def test_who_is_in_the_foreground_of_a_terminal(stage: Stage, system: System) -> None:
-    port = stage.free_port()
-    leader = stage.start("terminal", tcp(port))
+def test_who_is_in_the_foreground_of_a_terminal(processes: Processes, system: System) -> None:
+    port = processes.free_port()
+    leader = processes.start("terminal", tcp(port))
     seen = facts(system, leader.server.pid)
     assert seen.terminal is not None
     assert seen.terminal.startswith("pts/")
@@ -422,10 +428,10 @@ def test_who_is_in_the_foreground_of_a_terminal(stage: Stage, system: System) ->
 
 
 @needs_program("ps")
-def test_who_is_in_the_background_of_a_terminal(stage: Stage, system: System) -> None:
+def test_who_is_in_the_background_of_a_terminal(processes: Processes, system: System) -> None:
     # With job control (-m), a shell gives each of its jobs a process group of its own.
-    command = "set -m; " + " ".join(map(_quoted, tcp(stage.free_port()))) + " & wait"
-    shell = stage.start("terminal", ["sh", "-c", command])
+    command = "set -m; " + " ".join(map(_quoted, tcp(processes.free_port()))) + " & wait"
+    shell = processes.start("terminal", ["sh", "-c", command])
     seen = facts(system, shell.server.pid)
     assert seen.terminal is not None
     assert not seen.leads_session
@@ -437,11 +443,13 @@ def _quoted(word: str) -> str:
 
 
 @needs_program("ps")
-def test_a_terminal_that_was_opened_since_the_last_look(stage: Stage, system: System) -> None:
+def test_a_terminal_that_was_opened_since_the_last_look(
+    processes: Processes, system: System
+) -> None:
     # psutil makes its table of terminals once, and 7.2 never again.
-    first = stage.start("terminal", tcp(stage.free_port()))
+    first = processes.start("terminal", tcp(processes.free_port()))
     seen = facts(system, first.server.pid).terminal
-    second = stage.start("terminal", tcp(stage.free_port()))
+    second = processes.start("terminal", tcp(processes.free_port()))
     other = facts(system, second.server.pid).terminal
     assert seen is not None
     assert other is not None
@@ -491,9 +499,9 @@ def test_terminals_are_read_again_after_a_moment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_ps_psutil_tells_of_terminals(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     ps = Ps(None)
     system = PortableSystem(output=ps)
     monkeypatch.setattr(PSLINUX.Process, "terminal", lambda _: "/dev/pts/7")
@@ -523,8 +531,8 @@ def test_a_zombie_is_gone(system: System) -> None:
         child.wait()
 
 
-def test_a_thread_that_outlives_its_leader_is_alive(stage: Stage, system: System) -> None:
-    server = stage.orphan(tcp(stage.free_port(), "--dead-main"))
+def test_a_thread_that_outlives_its_leader_is_alive(processes: Processes, system: System) -> None:
+    server = processes.orphan(tcp(processes.free_port(), "--dead-main"))
     wait_until(lambda: (seen := stat(server.pid)) and seen.state == "Z", "the main thread ends")
     seen = facts(system, server.pid)
     assert not seen.zombie
@@ -536,9 +544,9 @@ def test_a_thread_that_outlives_its_leader_is_alive(stage: Stage, system: System
 
 
 def test_setting_the_clock_makes_nobody_another_process(
-    stage: Stage, system: System, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     before, pin = facts(system, server.pid), pinned(system, server.pid)
     boot = psutil.boot_time()
     monkeypatch.setattr(PSLINUX, "boot_time", lambda: boot + 3600)
@@ -552,10 +560,10 @@ def test_setting_the_clock_makes_nobody_another_process(
 
 
 def test_the_facts_of_two_processes_are_never_mixed(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = PortableSystem()
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     times = iter([1, 2])
     opened = system._open
     monkeypatch.setattr(system, "_open", lambda pid: (opened(pid)[0], next(times)))
@@ -574,9 +582,13 @@ def refuse(error: Exception) -> Callable[..., NoReturn]:
     "error", [psutil.AccessDenied(), OSError(errno.EIO, "no"), SystemError("no"), RuntimeError()]
 )
 def test_a_fact_that_cannot_be_read_makes_the_facts_incomplete(
-    stage: Stage, system: System, monkeypatch: pytest.MonkeyPatch, fact: str, error: Exception
+    processes: Processes,
+    system: System,
+    monkeypatch: pytest.MonkeyPatch,
+    fact: str,
+    error: Exception,
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()), env={"TOX_ENV_DIR": "x"})
+    server = processes.orphan(tcp(processes.free_port()), env={"TOX_ENV_DIR": "x"})
     complete = facts(system, server.pid)
     monkeypatch.setattr(psutil.Process, fact, refuse(error))
     seen = facts(system, server.pid)
@@ -587,8 +599,10 @@ def test_a_fact_that_cannot_be_read_makes_the_facts_incomplete(
     assert (seen.start, seen.owner) == (complete.start, complete.owner)
 
 
-def test_other_facts_may_be_missing_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+def test_other_facts_may_be_missing_too(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = processes.orphan(tcp(processes.free_port()))
     system = PortableSystem(output=lambda _: None)
     for name in ("name", "uids", "terminal", "ppid"):
         monkeypatch.setattr(PSLINUX.Process, name, refuse(psutil.AccessDenied()))
@@ -599,9 +613,9 @@ def test_other_facts_may_be_missing_too(stage: Stage, monkeypatch: pytest.Monkey
 
 
 def test_who_does_not_tell_its_start_cannot_be_pinned(
-    stage: Stage, system: System, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     pin = pinned(system, server.pid)
     monkeypatch.setattr(psutil.Process, "create_time", refuse(psutil.AccessDenied()))
     seen = facts(system, server.pid)
@@ -684,8 +698,8 @@ def test_launchd_jobs_are_services_and_apps_are_not() -> None:
     }
 
 
-def test_a_launchd_job_is_named(stage: Stage) -> None:
-    job, other = (stage.orphan(tcp(stage.free_port())) for _ in range(2))
+def test_a_launchd_job_is_named(processes: Processes) -> None:
+    job, other = (processes.orphan(tcp(processes.free_port())) for _ in range(2))
     launchd = Launchd(f"PID\tStatus\tLabel\n{job.pid}\t0\torg.example.job\n")
     mac = PortableSystem(platform="darwin", output=launchd)
     assert facts(mac, job.pid).unit == "org.example.job"
@@ -696,14 +710,14 @@ def test_a_launchd_job_is_named(stage: Stage) -> None:
     assert facts(mac, job.pid).start == psutil.Process(job.pid).create_time()
 
 
-def test_a_process_younger_than_the_list_makes_it_read_again(stage: Stage) -> None:
+def test_a_process_younger_than_the_list_makes_it_read_again(processes: Processes) -> None:
     launchd = Launchd("")
     mac = PortableSystem(platform="darwin", output=launchd)
     facts(mac, os.getpid())
     # psutil counts from a time of boot in whole seconds: only a later second is surely later.
     began = time.time()
     wait_until(lambda: time.time() > began + 1.1, "the clock goes on")
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     launchd.text = f"{server.pid}\t0\torg.example.restarted\n"
     assert facts(mac, os.getpid()).unit is None
     assert launchd.asked == 1
@@ -711,8 +725,8 @@ def test_a_process_younger_than_the_list_makes_it_read_again(stage: Stage) -> No
     assert launchd.asked == 2
 
 
-def test_without_launchctl_nothing_is_known_of_services(stage: Stage) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+def test_without_launchctl_nothing_is_known_of_services(processes: Processes) -> None:
+    server = processes.orphan(tcp(processes.free_port()))
     launchd = Launchd(None)
     mac = PortableSystem(platform="darwin", output=launchd)
     for _ in range(2):
@@ -753,14 +767,14 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> PortableSystem:
     return PortableSystem(platform="win32", output=output)
 
 
-def test_a_windows_process(stage: Stage, windows: PortableSystem) -> None:
+def test_a_windows_process(processes: Processes, windows: PortableSystem) -> None:
     seen = facts(windows, os.getpid())
     assert seen.unit == "Ours"
     assert seen.owner == psutil.Process().username()
     assert seen.session is None
     assert seen.terminal is None
     assert seen.complete
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     assert facts(windows, server.pid).unit is None
     assert windows.namespace == ""
 
@@ -773,9 +787,9 @@ def test_windows_services_that_cannot_be_listed(
 
 
 def test_a_windows_parent_is_believed_only_if_it_can_be_one(
-    stage: Stage, windows: PortableSystem, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, windows: PortableSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = stage.child(tcp(stage.free_port()))
+    child = processes.child(tcp(processes.free_port()))
     assert facts(windows, child.pid).ppid == os.getpid()
 
     # The parent has ended, and nobody has its pid.
@@ -787,7 +801,7 @@ def test_a_windows_parent_is_believed_only_if_it_can_be_one(
     # The parent has ended, and its pid is a younger process's.
     began = time.time()
     wait_until(lambda: time.time() > began + 0.05, "a younger process has a later start")
-    younger = stage.child(tcp(stage.free_port()))
+    younger = processes.child(tcp(processes.free_port()))
     monkeypatch.setattr(PSLINUX.Process, "ppid", lambda _: younger.pid)
     assert facts(windows, child.pid).ppid is None
 
@@ -799,8 +813,8 @@ def test_a_windows_parent_is_believed_only_if_it_can_be_one(
 # Pins
 
 
-def test_a_signal_through_the_pin_ends_the_process(stage: Stage, system: System) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+def test_a_signal_through_the_pin_ends_the_process(processes: Processes, system: System) -> None:
+    server = processes.orphan(tcp(processes.free_port()))
     pin = pinned(system, server.pid)
     assert pin.pid == server.pid
     assert pin.alive()
@@ -836,9 +850,9 @@ def test_a_process_is_gone_as_a_zombie_and_when_it_was_reaped(system: System) ->
     ],
 )
 def test_each_signal_is_the_one_it_says(
-    stage: Stage, system: System, monkeypatch: pytest.MonkeyPatch, name: Signal, number: int
+    processes: Processes, system: System, monkeypatch: pytest.MonkeyPatch, name: Signal, number: int
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     pin = pinned(system, server.pid)
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, signal: sent.append((pid, signal)))
@@ -846,17 +860,17 @@ def test_each_signal_is_the_one_it_says(
     assert sent == [(server.pid, number)]
 
 
-def test_a_stopped_process_goes_on(stage: Stage, system: System) -> None:
-    server = stage.orphan(tcp(stage.free_port(), "--stop-self"))
+def test_a_stopped_process_goes_on(processes: Processes, system: System) -> None:
+    server = processes.orphan(tcp(processes.free_port(), "--stop-self"))
     wait_until(lambda: (seen := stat(server.pid)) and seen.state == "T", "it stops")
     assert pinned(system, server.pid).send("CONT")
     wait_until(lambda: (seen := stat(server.pid)) and seen.state != "T", "it goes on")
 
 
 def test_a_recycled_pid_is_neither_pinned_nor_signalled(
-    stage: Stage, system: System, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     seen = facts(system, server.pid)
     monkeypatch.setattr(os, "kill", refuse(AssertionError("signalled")))
     for start in (seen.start - 1, seen.start + 1):
@@ -874,9 +888,9 @@ def test_a_process_group_is_never_signalled(system: System, pid: int) -> None:
 
 
 def test_what_the_kernel_says_to_a_signal(
-    stage: Stage, system: System, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+    server = processes.orphan(tcp(processes.free_port()))
     pin = pinned(system, server.pid)
     monkeypatch.setattr(os, "kill", refuse(ProcessLookupError()))
     assert not pin.send("TERM")  # it ended between the look and the signal
@@ -885,8 +899,8 @@ def test_what_the_kernel_says_to_a_signal(
         pin.send("TERM")
 
 
-def test_waiting_ends_when_the_first_one_does(stage: Stage, system: System) -> None:
-    one, two = (stage.orphan(tcp(stage.free_port())) for _ in range(2))
+def test_waiting_ends_when_the_first_one_does(processes: Processes, system: System) -> None:
+    one, two = (processes.orphan(tcp(processes.free_port())) for _ in range(2))
     pins = [pinned(system, one.pid), pinned(system, two.pid)]
     waiter = threading.Thread(target=system.wait, args=(pins, 600), daemon=True)
     waiter.start()
@@ -899,8 +913,8 @@ def test_waiting_ends_when_the_first_one_does(stage: Stage, system: System) -> N
     system.wait(pins, 600)  # one has ended already: returns at once, or the test hangs
 
 
-def test_waiting_ends_when_its_time_is_over(stage: Stage, system: System) -> None:
-    server = stage.orphan(tcp(stage.free_port()))
+def test_waiting_ends_when_its_time_is_over(processes: Processes, system: System) -> None:
+    server = processes.orphan(tcp(processes.free_port()))
     for pins in ([pinned(system, server.pid)], []):
         before = system.now()
         system.wait(pins, 0.05)
@@ -922,9 +936,9 @@ def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert portable._output(["sleep", "1000"]) is None
 
 
-def test_the_tests_are_not_alone_with_fakes(stage: Stage) -> None:
+def test_the_tests_are_not_alone_with_fakes(processes: Processes) -> None:
     # The one instance that everybody gets, with nothing replaced.
-    port = Port(stage.free_port())
-    stage.orphan(serve("--tcp", f"127.0.0.1:{port.number}"))
+    port = Port(processes.free_port())
+    processes.orphan(serve("--tcp", f"127.0.0.1:{port.number}"))
     assert PortableSystem().bind(port) == "in-use"
-    assert PortableSystem().bind(Port(stage.free_port())) == "free"
+    assert PortableSystem().bind(Port(processes.free_port())) == "free"

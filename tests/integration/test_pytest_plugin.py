@@ -15,7 +15,7 @@ import pytest
 from helpers.processes import (
     SERVERS,
     Identity,
-    Stage,
+    Processes,
     accepts,
     http_server,
     is_free,
@@ -114,8 +114,8 @@ class Running:
 class Suite:
     """A project with tests, in which pytest is run as its developer would."""
 
-    def __init__(self, stage: Stage, folder: Path, bytecode: Path) -> None:
-        self.stage = stage
+    def __init__(self, processes: Processes, folder: Path, bytecode: Path) -> None:
+        self.processes = processes
         self.folder = folder
         self._environment = {
             "COLUMNS": "200",
@@ -151,7 +151,7 @@ class Suite:
         process = subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.stage.environment({**self._environment, **(env or {})}),
+            env=self.processes.environment({**self._environment, **(env or {})}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -173,13 +173,13 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def suite(stage: Stage, tmp_path: Path, bytecode: Path) -> Suite:
-    return Suite(stage, tmp_path / "shop", bytecode)
+def suite(processes: Processes, tmp_path: Path, bytecode: Path) -> Suite:
+    return Suite(processes, tmp_path / "shop", bytecode)
 
 
 @pytest.fixture
-def port(stage: Stage) -> int:
-    return stage.free_port()
+def port(processes: Processes) -> int:
+    return processes.free_port()
 
 
 # What a session does
@@ -198,7 +198,7 @@ def test_a_free_port_is_said_to_be_free_and_nothing_more(suite: Suite, port: int
 
 
 def test_a_forgotten_server_is_stopped_before_the_first_test(suite: Suite, port: int) -> None:
-    server = suite.stage.orphan(http_server(port), cwd=suite.folder, listening=port)
+    server = suite.processes.orphan(http_server(port), cwd=suite.folder, listening=port)
     suite.guard(port)
     suite.write(
         "tests/test_it.py",
@@ -227,7 +227,7 @@ def test_a_forgotten_server_is_stopped_before_the_first_test(suite: Suite, port:
 def test_a_quiet_session_says_what_was_stopped_at_the_end(
     suite: Suite, port: int, quiet: str
 ) -> None:
-    suite.stage.orphan(tcp(port), cwd=suite.folder)
+    suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port)
     suite.write("tests/test_it.py", TICK)
 
@@ -239,8 +239,8 @@ def test_a_quiet_session_says_what_was_stopped_at_the_end(
 
 
 def test_ports_in_a_row_are_named_as_a_range(suite: Suite, port: int) -> None:
-    other = suite.stage.free_port()
-    suite.stage.orphan(tcp(port, "--tcp", f"127.0.0.1:{other}"), cwd=suite.folder)
+    other = suite.processes.free_port()
+    suite.processes.orphan(tcp(port, "--tcp", f"127.0.0.1:{other}"), cwd=suite.folder)
     suite.guard(port, other)
     suite.write("pytest.ini", f"[pytest]\nfree_ports = {port} {other} 1-3 4/udp\n")
     suite.write("tests/test_it.py", TICK)
@@ -428,7 +428,7 @@ def test_a_guarded_port_that_the_session_itself_still_holds(
 
 
 def test_a_port_of_ours_beside_one_that_is_free(suite: Suite, port: int) -> None:
-    other = suite.stage.free_port()
+    other = suite.processes.free_port()
     suite.write("pytest.ini", f"[pytest]\nfree_ports = {port} {other}\n")
     suite.write(
         "tests/conftest.py",
@@ -445,9 +445,9 @@ def test_a_port_of_ours_beside_one_that_is_free(suite: Suite, port: int) -> None
 def test_what_was_stopped_before_a_refusal_is_told(
     suite: Suite, port: int, elsewhere: Path
 ) -> None:
-    other = suite.stage.free_port()
-    suite.stage.orphan(tcp(other), cwd=suite.folder)
-    suite.stage.attended(tcp(port), cwd=elsewhere)
+    other = suite.processes.free_port()
+    suite.processes.orphan(tcp(other), cwd=suite.folder)
+    suite.processes.attended(tcp(port), cwd=elsewhere)
     suite.write("pytest.ini", f"[pytest]\nfree_ports = {port} {other}\nfree_ports_on_busy = fail\n")
     suite.write("tests/test_it.py", TICK)
 
@@ -462,7 +462,7 @@ def test_what_was_stopped_before_a_refusal_is_told(
 
 
 def test_on_busy_fail_starts_no_test(suite: Suite, port: int, elsewhere: Path) -> None:
-    server = suite.stage.orphan(tcp(port), cwd=elsewhere)
+    server = suite.processes.orphan(tcp(port), cwd=elsewhere)
     suite.guard(port, on_busy="fail")
     suite.write("tests/test_it.py", "open('ran', 'w').close()\n" + TICK)
 
@@ -480,7 +480,7 @@ def test_on_busy_fail_starts_no_test(suite: Suite, port: int, elsewhere: Path) -
 
 
 def test_on_busy_warn_goes_on_and_says_so_again(suite: Suite, port: int, elsewhere: Path) -> None:
-    server = suite.stage.orphan(tcp(port), cwd=elsewhere)
+    server = suite.processes.orphan(tcp(port), cwd=elsewhere)
     suite.guard(port)
     suite.write("tests/test_it.py", TICK)
 
@@ -511,7 +511,7 @@ def test_a_leak_can_fail_a_green_session_and_hides_no_red_one(
             helpers.child($PORT)
             $BODY
         """,
-        PORT=suite.stage.free_port(),
+        PORT=suite.processes.free_port(),
         BODY=body,
     )
 
@@ -593,7 +593,7 @@ def test_ctrl_c_while_the_ports_are_freed_at_the_end(suite: Suite, port: int) ->
 
 def leaking(suite: Suite, guarded: int, leaks: str) -> tuple[Result, int, int]:
     """Run a session that leaves a child and a daemon on ports of their own."""
-    one, two = suite.stage.free_port(), suite.stage.free_port()
+    one, two = suite.processes.free_port(), suite.processes.free_port()
     suite.guard(guarded, leaks=leaks)
     suite.write(
         "tests/test_it.py",
@@ -650,7 +650,7 @@ def test_leaks_are_stopped(suite: Suite, port: int, leaks: str, code: int) -> No
 
 
 def test_a_listener_of_the_session_itself_is_reported(suite: Suite, port: int) -> None:
-    other = suite.stage.free_port()
+    other = suite.processes.free_port()
     suite.guard(port, leaks="stop")
     suite.write(
         "tests/test_it.py",
@@ -673,9 +673,9 @@ def test_a_listener_of_the_session_itself_is_reported(suite: Suite, port: int) -
 def test_servers_of_others_and_servers_that_end_are_no_leaks(
     suite: Suite, port: int, elsewhere: Path
 ) -> None:
-    earlier, meanwhile = suite.stage.free_port(), suite.stage.free_port()
-    own = suite.stage.free_port()
-    suite.stage.orphan(tcp(earlier), cwd=suite.folder)
+    earlier, meanwhile = suite.processes.free_port(), suite.processes.free_port()
+    own = suite.processes.free_port()
+    suite.processes.orphan(tcp(earlier), cwd=suite.folder)
     suite.guard(port, leaks="fail")
     suite.write(
         "tests/test_it.py",
@@ -691,7 +691,7 @@ def test_servers_of_others_and_servers_that_end_are_no_leaks(
     )
     session = suite.start()
     wait_until((suite / "ready").exists, "the test runs")
-    other = suite.stage.orphan(tcp(meanwhile), cwd=elsewhere)
+    other = suite.processes.orphan(tcp(meanwhile), cwd=elsewhere)
     (suite / "go").touch()
     result = session.wait()
 
@@ -705,8 +705,8 @@ def test_servers_of_others_and_servers_that_end_are_no_leaks(
 
 
 def test_with_xdist_the_controller_does_it_once(suite: Suite, port: int) -> None:
-    one, two = suite.stage.free_port(), suite.stage.free_port()
-    suite.stage.orphan(tcp(port), cwd=suite.folder)
+    one, two = suite.processes.free_port(), suite.processes.free_port()
+    suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port, leaks="stop")
     suite.write(
         "tests/test_it.py",
@@ -761,7 +761,7 @@ def test_with_xdist_the_controller_does_it_once(suite: Suite, port: int) -> None
     ],
 )
 def test_a_pytest_that_only_looks_touches_nothing(suite: Suite, port: int, option: str) -> None:
-    server = suite.stage.orphan(tcp(port), cwd=suite.folder)
+    server = suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port, scope="nobody")  # not even read
     suite.write("tests/test_it.py", TICK)
 
@@ -774,7 +774,7 @@ def test_a_pytest_that_only_looks_touches_nothing(suite: Suite, port: int, optio
 
 
 def test_setup_only_starts_servers_so_it_frees_ports(suite: Suite, port: int) -> None:
-    suite.stage.orphan(tcp(port), cwd=suite.folder)
+    suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port)
     suite.write("tests/test_it.py", TICK)
 
@@ -789,7 +789,7 @@ def without_what_differs_always(output: str) -> list[str]:
 
 @pytest.mark.parametrize("options", [[], ["--strict-config"], ["-n", "2"]], ids=" ".join)
 def test_it_can_be_turned_off(suite: Suite, port: int, options: list[str]) -> None:
-    server = suite.stage.orphan(tcp(port), cwd=suite.folder)
+    server = suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port, on_busy="fail")
     suite.write("tests/test_it.py", TICK)
 
@@ -823,7 +823,7 @@ def test_without_ports_nobody_notices_it(suite: Suite) -> None:
 
 
 def test_the_plugin_can_be_turned_off(suite: Suite, port: int) -> None:
-    server = suite.stage.orphan(tcp(port), cwd=suite.folder)
+    server = suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.write("pyproject.toml", f"[tool.portfree]\nports = [{port}]\n")
     suite.write("tests/test_it.py", TICK)
 
@@ -859,8 +859,8 @@ def test_a_pytest_toml(suite: Suite, port: int) -> None:
     assert suite.run().header == f"portfree: {port}/tcp, scope orphans: free"
 
 
-def test_who_says_what(suite: Suite, stage: Stage) -> None:
-    table, ini, line = stage.free_port(), stage.free_port(), stage.free_port()
+def test_who_says_what(suite: Suite, processes: Processes) -> None:
+    table, ini, line = processes.free_port(), processes.free_port(), processes.free_port()
     suite.write("pyproject.toml", f'[tool.portfree]\nports = [{table}]\nscope = "mine"\n')
     suite.write("pytest.ini", "[pytest]\n")
     suite.write("tests/test_it.py", TICK)
@@ -1026,7 +1026,7 @@ def test_a_fault_of_ours_hides_no_red_test(suite: Suite, port: int) -> None:
 
 
 def test_messages_that_cannot_be_made_turn_nothing_red(suite: Suite, port: int) -> None:
-    suite.stage.orphan(tcp(port), cwd=suite.folder)
+    suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port)
     suite.write(
         "conftest.py", "import portfree._output.text as r\nr.summary = lambda outcome: 1 / 0\n"
@@ -1091,7 +1091,7 @@ def test_the_environment_is_put_back(suite: Suite, port: int, *, outer: bool) ->
         """,
         LENGTH=1 + outer,
     )
-    env = {"PORTFREE_RUN_ID": suite.stage.run_id(alive=True)} if outer else {}
+    env = {"PORTFREE_RUN_ID": suite.processes.run_id(alive=True)} if outer else {}
 
     result = suite.command([sys.executable, "-c", IN_PROCESS], env).wait()
 
@@ -1120,7 +1120,7 @@ def test_a_session_that_another_plugin_keeps_from_starting(suite: Suite, port: i
 
 
 def test_a_conftest_finds_its_port_free_when_the_session_starts(suite: Suite, port: int) -> None:
-    suite.stage.orphan(tcp(port), cwd=suite.folder)
+    suite.processes.orphan(tcp(port), cwd=suite.folder)
     suite.guard(port)
     suite.write(
         "tests/conftest.py",
@@ -1168,7 +1168,7 @@ INNER = {
 def test_an_inner_session_leaves_the_server_of_the_outer_one_alone(
     suite: Suite, port: int, way: str, inner: str, born: str
 ) -> None:
-    other = suite.stage.free_port()
+    other = suite.processes.free_port()
     suite.guard(port, other, leaks="fail")
     suite.write(
         "tests/test_outer.py",

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from helpers.processes import HERE, PATIENCE, Stage, accepts, http_server, is_free, tcp, wait_until
+from helpers.processes import (
+    HERE,
+    PATIENCE,
+    Processes,
+    accepts,
+    http_server,
+    is_free,
+    tcp,
+    wait_until,
+)
 from portfree._cli import main as cli
 from portfree._cli import run as _run_command
 from portfree._core.origin import EVIDENCE
@@ -76,13 +85,13 @@ def rows(heading: str) -> list[list[str]]:
 class Shop:
     """A project that has what the README says, on ports that are free."""
 
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self.stage = stage
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self.processes = processes
         self.folder = folder
-        self.port = stage.free_port()
+        self.port = processes.free_port()
         self._others: dict[str, str] = {}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.variables = stage.environment({"PATH": path})
+        self.variables = processes.environment({"PATH": path})
         self.write("test_shop.py", PASSES)
 
     def fit(self, text: str) -> str:
@@ -92,7 +101,7 @@ class Shop:
             if found[0] == "8000":
                 return str(self.port)
             if found[0] not in self._others:
-                self._others[found[0]] = str(self.stage.free_port())
+                self._others[found[0]] = str(self.processes.free_port())
             return self._others[found[0]]
 
         return re.sub(r"\b9000-9010\b|\b8000\b|\b8125\b", ours, text)
@@ -129,13 +138,13 @@ class Shop:
 
 
 @pytest.fixture
-def shop(stage: Stage, project: Path) -> Shop:
-    return Shop(stage, project)
+def shop(processes: Processes, project: Path) -> Shop:
+    return Shop(processes, project)
 
 
 def left_behind(shop: Shop) -> Callable[[], bool]:
     """Leave a server of a killed run on the port; says whether it lives."""
-    old = shop.stage.orphan(tcp(shop.port), cwd=shop.folder, env={"PYTEST_CURRENT_TEST": TEST})
+    old = shop.processes.orphan(tcp(shop.port), cwd=shop.folder, env={"PYTEST_CURRENT_TEST": TEST})
     return lambda: old.alive
 
 
@@ -183,7 +192,7 @@ def test_pytest_options(shop: Shop) -> None:
 
 
 def test_pytest_exit_status(shop: Shop) -> None:
-    shop.stage.attended(http_server(shop.port), cwd=shop.folder, listening=shop.port)
+    shop.processes.attended(http_server(shop.port), cwd=shop.folder, listening=shop.port)
     (on_busy,) = re.findall(r"`(free_ports_on_busy) = \"(fail)\"`", section("With pytest"))
 
     words = ("--free-ports", str(shop.port), "-o", "=".join(on_busy))
@@ -260,7 +269,7 @@ def test_exit_codes_of_run(shop: Shop, command: Iterable[str], code: int) -> Non
 
 
 def test_run_on_a_busy_port(shop: Shop) -> None:
-    shop.stage.attended(http_server(shop.port), cwd=shop.folder, listening=shop.port)
+    shop.processes.attended(http_server(shop.port), cwd=shop.folder, listening=shop.port)
     words = ("portfree", "run", str(shop.port), "--scope", "orphans")
 
     assert shop.module(*words, "--", "touch", "started") == 125
@@ -379,7 +388,7 @@ def test_the_server_on_an_event_loop(shop: Shop, *, closes: bool) -> None:
         '    _, writer = await asyncio.open_connection("127.0.0.1", 8000)\n'
         "    writer.close()\n",
     )
-    other = str(shop.stage.free_port())
+    other = str(shop.processes.free_port())
 
     code = shop.module("pytest", "--free-ports", other, "-o", "free_ports_leaks=fail")
 
@@ -391,7 +400,7 @@ def test_the_server_on_an_event_loop(shop: Shop, *, closes: bool) -> None:
 
 
 def test_the_output(shop: Shop) -> None:
-    shop.stage.orphan(
+    shop.processes.orphan(
         http_server(shop.port),
         cwd=shop.folder,
         env={"PYTEST_CURRENT_TEST": TEST},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import Stage, is_free, tcp
+from helpers.processes import Processes, is_free, tcp
 from portfree import PortsBusyError, PortSpecError, Report, free_ports
 from portfree import run as guard
 from portfree._core import run_id
@@ -48,33 +48,33 @@ def report_on(port: int) -> Report:
 # The id
 
 
-def test_a_run_has_an_id_which_children_inherit(stage: Stage) -> None:
-    with report_on(stage.free_port()) as run:
+def test_a_run_has_an_id_which_children_inherit(processes: Processes) -> None:
+    with report_on(processes.free_port()) as run:
         assert os.environ[RUN_ID] == run.id
         assert run_id.alive(run.id, run._system)
     assert RUN_ID not in os.environ
     assert not run_id.alive(run.id, run._system)  # though this process goes on
 
 
-def test_a_run_in_a_run(stage: Stage) -> None:
-    with report_on(stage.free_port()) as outer:
-        with report_on(stage.free_port()) as inner:
+def test_a_run_in_a_run(processes: Processes) -> None:
+    with report_on(processes.free_port()) as outer:
+        with report_on(processes.free_port()) as inner:
             assert run_id.elements(inner.id)[:-1] == run_id.elements(outer.id)
             assert os.environ[RUN_ID] == inner.id
         assert os.environ[RUN_ID] == outer.id
 
 
-def test_a_run_that_was_there_stays(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_there_stays(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_ID, "1.2.3a")
 
-    with report_on(stage.free_port()) as run:
+    with report_on(processes.free_port()) as run:
         assert run.id.startswith("1.2.3a/")
     assert os.environ[RUN_ID] == "1.2.3a"
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_runs_side_by_side_may_end_in_any_order(stage: Stage, first: int) -> None:
-    both = [Run(report_on(stage.free_port())) for _ in range(2)]
+def test_runs_side_by_side_may_end_in_any_order(processes: Processes, first: int) -> None:
+    both = [Run(report_on(processes.free_port())) for _ in range(2)]
     for run in both:
         run.open()
 
@@ -85,20 +85,20 @@ def test_runs_side_by_side_may_end_in_any_order(stage: Stage, first: int) -> Non
     assert RUN_ID not in os.environ
 
 
-def test_the_environment_is_left_alone_if_somebody_has_changed_it(stage: Stage) -> None:
-    with report_on(stage.free_port()):
+def test_the_environment_is_left_alone_if_somebody_has_changed_it(processes: Processes) -> None:
+    with report_on(processes.free_port()):
         os.environ[RUN_ID] = "8.8.8"
     assert os.environ[RUN_ID] == "8.8.8"
     del os.environ[RUN_ID]
 
-    with report_on(stage.free_port()):
+    with report_on(processes.free_port()):
         del os.environ[RUN_ID]
     assert RUN_ID not in os.environ
 
 
-def test_the_id_can_go_elsewhere(stage: Stage) -> None:
+def test_the_id_can_go_elsewhere(processes: Processes) -> None:
     variables = {"HOME": "/"}
-    run = Run(report_on(stage.free_port()), environ=variables)
+    run = Run(report_on(processes.free_port()), environ=variables)
 
     run.open()
     assert variables == {"HOME": "/", RUN_ID: run.id}
@@ -111,12 +111,12 @@ def test_the_id_can_go_elsewhere(stage: Stage) -> None:
 # The end
 
 
-def test_what_the_run_has_started_is_stopped_and_nothing_else(stage: Stage) -> None:
-    ours, adopted, theirs = (stage.free_port() for _ in range(3))
+def test_what_the_run_has_started_is_stopped_and_nothing_else(processes: Processes) -> None:
+    ours, adopted, theirs = (processes.free_port() for _ in range(3))
     with free_ports(ours, adopted, theirs, scope="any") as run:
-        child = stage.child(tcp(ours))
-        daemon = stage.orphan(tcp(adopted), cwd="/", env={RUN_ID: run.id})
-        stranger = stage.attended(tcp(theirs))
+        child = processes.child(tcp(ours))
+        daemon = processes.orphan(tcp(adopted), cwd="/", env={RUN_ID: run.id})
+        stranger = processes.attended(tcp(theirs))
 
     assert run.before.ok
     assert run.after is not None
@@ -125,28 +125,28 @@ def test_what_the_run_has_started_is_stopped_and_nothing_else(stage: Stage) -> N
     assert (child.alive, daemon.alive, stranger.alive) == (False, False, True)
 
 
-def test_the_end_says_what_was_done(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_the_end_says_what_was_done(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    port, other = processes.free_port(), processes.free_port()
     caplog.set_level(logging.DEBUG)
 
     with free_ports(port, other):
         assert caplog.records == []
-        stage.child(tcp(port))
+        processes.child(tcp(port))
 
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("portfree", "INFO")
     assert record.getMessage().startswith(f"freed {port}/tcp: stopped ")
 
 
-def test_an_exception_is_not_replaced(stage: Stage) -> None:
-    port = stage.free_port()
+def test_an_exception_is_not_replaced(processes: Processes) -> None:
+    port = processes.free_port()
 
     run = Run(free_ports(port, on_busy="fail", leaks="fail"))
 
     def work() -> None:
         with run:
-            stage.attended(tcp(port))
-            stage.child(tcp(stage.free_port()))
+            processes.attended(tcp(port))
+            processes.child(tcp(processes.free_port()))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -159,13 +159,13 @@ def test_an_exception_is_not_replaced(stage: Stage) -> None:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_the_ports_are_freed_whatever_happens(
-    stage: Stage, interruption: type[BaseException]
+    processes: Processes, interruption: type[BaseException]
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
 
     def work() -> None:
         with free_ports(port):
-            stage.child(tcp(port))
+            processes.child(tcp(port))
             raise interruption
 
     with pytest.raises(interruption):
@@ -174,20 +174,20 @@ def test_the_ports_are_freed_whatever_happens(
     assert is_free(port)
 
 
-def test_a_port_that_is_busy_in_the_end_can_be_an_error(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_port_that_is_busy_in_the_end_can_be_an_error(processes: Processes) -> None:
+    port = processes.free_port()
 
     with pytest.raises(PortsBusyError, match=str(port)) as caught, free_ports(port, on_busy="fail"):
-        stage.attended(tcp(port))
+        processes.attended(tcp(port))
 
     assert caught.value.report.busy == (Port(port),)
 
 
 def test_a_port_that_is_busy_from_the_start_is_doubtful(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port))
+    port = processes.free_port()
+    server = processes.attended(tcp(port))
 
     with free_ports(port) as run:
         caplog.clear()
@@ -198,8 +198,8 @@ def test_a_port_that_is_busy_from_the_start_is_doubtful(
     assert f"(pid {server.pid}), running since 20" in line
 
 
-def test_a_report_opens_one_run(stage: Stage) -> None:
-    report = report_on(stage.free_port())
+def test_a_report_opens_one_run(processes: Processes) -> None:
+    report = report_on(processes.free_port())
     with report:
         pass
 
@@ -207,22 +207,22 @@ def test_a_report_opens_one_run(stage: Stage) -> None:
         pytest.fail("the block must not be entered")
 
 
-def test_a_run_ends_once(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_run_ends_once(processes: Processes) -> None:
+    port = processes.free_port()
     with report_on(port) as run:
         after = run.close()
-        server = stage.child(tcp(port))
+        server = processes.child(tcp(port))
 
     assert run.after is after is run.close()
     assert server.alive
 
 
-def test_a_run_that_was_never_opened_has_no_end(stage: Stage) -> None:
-    assert Run(report_on(stage.free_port())).close() is None
+def test_a_run_that_was_never_opened_has_no_end(processes: Processes) -> None:
+    assert Run(report_on(processes.free_port())).close() is None
 
 
 def test_the_grace_of_the_end_can_be_shorter_and_not_longer(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[Request] = []
 
@@ -232,7 +232,7 @@ def test_the_grace_of_the_end_can_be_shorter_and_not_longer(
 
     monkeypatch.setattr(guard, "free", free)
     for grace in (None, 0.5, 7.0):
-        run = Run(free_ports(stage.free_port(), grace=2, wait=9, scope="any"))
+        run = Run(free_ports(processes.free_port(), grace=2, wait=9, scope="any"))
         run.open()
         run.close(grace=grace)
 
@@ -240,10 +240,10 @@ def test_the_grace_of_the_end_can_be_shorter_and_not_longer(
     assert [each.grace for each in requests] == [2.0, 0.5, 2.0]
 
 
-def test_a_forked_child_leaves_the_end_to_its_parent(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_forked_child_leaves_the_end_to_its_parent(processes: Processes) -> None:
+    port = processes.free_port()
     with report_on(port) as run:
-        server = stage.child(tcp(port))
+        server = processes.child(tcp(port))
         child = os.fork()
         if child == 0:
             try:
@@ -270,40 +270,43 @@ def broken(*_: object, **__: object) -> None:
 
 
 def test_a_failure_of_ours_turns_nothing_red(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(guard, "free", broken)
     trouble = "the ports could not be looked after at the end: RuntimeError"
 
-    with free_ports(stage.free_port(), leaks="stop"):
+    with free_ports(processes.free_port(), leaks="stop"):
         pass
 
     assert trouble in caplog.text
     for strict in ({"on_busy": "fail"}, {"leaks": "fail"}):
         # It is not green, for what was asked for is not known to be.
-        with pytest.raises(PortfreeError, match=trouble), free_ports(stage.free_port(), **strict):  # type: ignore[arg-type]
+        with (
+            pytest.raises(PortfreeError, match=trouble),
+            free_ports(processes.free_port(), **strict),  # type: ignore[arg-type]
+        ):
             pass
 
 
 @pytest.mark.parametrize("what", ["free", "log_outcomes"])
 def test_a_failure_of_ours_hides_nothing_red(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, what: str
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(guard, what, broken)
 
-    with pytest.raises(ZeroDivisionError), free_ports(stage.free_port()):
+    with pytest.raises(ZeroDivisionError), free_ports(processes.free_port()):
         raise ZeroDivisionError
 
 
 def test_a_failure_about_leaks_hides_nothing_that_was_freed(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(run_id, "new_listeners", broken)
 
     with report_on(port) as run:
-        stage.child(tcp(port))
+        processes.child(tcp(port))
 
     assert run.after is not None
     assert run.after.freed == (Port(port),)
@@ -312,9 +315,9 @@ def test_a_failure_about_leaks_hides_nothing_that_was_freed(
 
 
 def test_a_failure_at_the_start_keeps_nobody_from_working(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run(report_on(stage.free_port()))
+    run = Run(report_on(processes.free_port()))
 
     def listeners() -> list[Socket]:
         raise OSError("not here")
@@ -329,7 +332,7 @@ def test_a_failure_at_the_start_keeps_nobody_from_working(
 
 @pytest.mark.parametrize(("found", "old"), [("2024.10.9", True), ("2025.2.9", False)])
 def test_an_old_nox_hands_no_id_to_its_commands(
-    stage: Stage,
+    processes: Processes,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     found: str,
@@ -343,23 +346,23 @@ def test_an_old_nox_hands_no_id_to_its_commands(
     monkeypatch.setattr("importlib.metadata.version", {"nox": found}.get)
     ran = []
 
-    with free_ports(stage.free_port(), leaks="ignore"):
+    with free_ports(processes.free_port(), leaks="ignore"):
         pass
     assert caplog.text == ""
-    with free_ports(stage.free_port()):
+    with free_ports(processes.free_port()):
         pass
     assert ("does not hand PORTFREE_RUN_ID to its commands" in caplog.text) is old
     refused = pytest.raises(PortfreeError, match=r"2025\.2\.9 or newer") if old else nullcontext()
-    with refused, free_ports(stage.free_port(), leaks="fail"):
+    with refused, free_ports(processes.free_port(), leaks="fail"):
         ran.append("the block")
     assert bool(ran) is not old
 
 
 def test_what_is_raised_is_what_was_to_fail(
-    stage: Stage, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = stage.free_port()
-    stage.attended(tcp(port), cwd=elsewhere)
+    port = processes.free_port()
+    processes.attended(tcp(port), cwd=elsewhere)
     monkeypatch.setattr(run_id, "new_listeners", broken)
 
     failed = pytest.raises(PortfreeError, match=r"^leaks could not be looked for")
@@ -374,13 +377,13 @@ def test_what_is_raised_is_what_was_to_fail(
 
 @pytest.mark.parametrize("leaks", ["ignore", "warn", "stop", "fail"])
 def test_leaks_are_treated_as_asked(
-    stage: Stage, caplog: pytest.LogCaptureFixture, leaks: str
+    processes: Processes, caplog: pytest.LogCaptureFixture, leaks: str
 ) -> None:
-    port, other = stage.free_port(), stage.free_port()
+    port, other = processes.free_port(), processes.free_port()
     expected = pytest.raises(PortsLeakedError) if leaks == "fail" else _nothing()
 
     with expected as caught, free_ports(port, leaks=leaks) as run:  # type: ignore[arg-type]
-        server = stage.child(tcp(other))
+        server = processes.child(tcp(other))
 
     assert server.alive == (leaks in ("ignore", "warn"))
     assert [leak.port.number for leak in run.leaks] == ([] if leaks == "ignore" else [other])
@@ -391,23 +394,23 @@ def test_leaks_are_treated_as_asked(
         assert (str(again), again.leaks) == (str(caught.value), run.leaks)
 
 
-def test_a_dry_run_stops_no_leak(stage: Stage) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_a_dry_run_stops_no_leak(processes: Processes) -> None:
+    port, other = processes.free_port(), processes.free_port()
 
     with free_ports(port, dry_run=True, leaks="stop") as run:
-        servers = stage.child(tcp(port)), stage.child(tcp(other))
+        servers = processes.child(tcp(port)), processes.child(tcp(other))
 
     assert all(server.alive for server in servers)
     assert [leak.holder.ended for leak in run.leaks] == [""]
 
 
-def test_leaks_may_be_configured(stage: Stage, project: Path) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_leaks_may_be_configured(processes: Processes, project: Path) -> None:
+    port, other = processes.free_port(), processes.free_port()
     table = f'[tool.portfree]\nports = {port}\nleaks = "stop"\n'
     (project / "pyproject.toml").write_text(table)
 
     with free_ports():
-        server = stage.child(tcp(other))
+        server = processes.child(tcp(other))
 
     assert not server.alive
 
@@ -422,11 +425,11 @@ class _nothing:  # noqa: N801 - as pytest.raises
         """Nothing is expected."""
 
 
-def test_a_server_that_a_killed_run_has_left_is_freed_by_the_next_one(stage: Stage) -> None:
-    port = stage.free_port()
-    dead = stage.run_id(alive=False)
+def test_a_server_that_a_killed_run_has_left_is_freed_by_the_next_one(processes: Processes) -> None:
+    port = processes.free_port()
+    dead = processes.run_id(alive=False)
     mark = "tests/test_api.py::test_search (setup)"
-    server = stage.orphan(tcp(port), cwd="/", env={RUN_ID: dead, "PYTEST_CURRENT_TEST": mark})
+    server = processes.orphan(tcp(port), cwd="/", env={RUN_ID: dead, "PYTEST_CURRENT_TEST": mark})
 
     with report_on(port) as run:
         assert is_free(port)

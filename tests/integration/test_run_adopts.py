@@ -15,7 +15,7 @@ import pytest
 
 from helpers.processes import (
     Identity,
-    Stage,
+    Processes,
     accepts,
     children,
     command_line,
@@ -68,9 +68,9 @@ sys.exit(run.wait())
 
 
 @pytest.fixture
-def port(stage: Stage) -> Iterator[int]:
+def port(processes: Processes) -> Iterator[int]:
     """A port of ours: whoever holds it in the end was started by this test, and is ended."""
-    port = stage.free_port()
+    port = processes.free_port()
     yield port
     system = LinuxSystem()
     while sockets := {each.id for each in system.sockets([Port(port)])}:
@@ -100,11 +100,11 @@ def until_reaped(left: int) -> str:
     return f"until [ $({count}) = {left} ]; do :; done"
 
 
-def comes_up(stage: Stage, port: int, where: Path) -> str:
+def comes_up(processes: Processes, port: int, where: Path) -> str:
     """A line of bash after which a server of somebody else has the port."""
-    go, script = stage.folder / "go", stage.folder / "server.sh"
+    go, script = processes.folder / "go", processes.folder / "server.sh"
     script.write_text(f"until [ -e {go} ]; do :; done; exec {shlex.join(tcp(port))}")
-    stage.attended(["bash", str(script)], cwd=where)
+    processes.attended(["bash", str(script)], cwd=where)
     return f"touch {go}; {until_it_serves(port)}"
 
 
@@ -160,9 +160,9 @@ def is_subreaper() -> bool:
     ],
 )
 def test_a_daemon_that_shows_nothing_is_known_by_its_descent(
-    stage: Stage, port: int, ends: str, code: int
+    processes: Processes, port: int, ends: str, code: int
 ) -> None:
-    running = Running(stage, [str(port), "--", *bash(f"{daemon(port)}; {ends}")])
+    running = Running(processes, [str(port), "--", *bash(f"{daemon(port)}; {ends}")])
 
     assert running.end() == code
     assert f"{port}/tcp: freed" in running.output
@@ -170,9 +170,9 @@ def test_a_daemon_that_shows_nothing_is_known_by_its_descent(
     assert is_free(port)
 
 
-def test_a_daemon_lives_on_while_the_command_runs(stage: Stage, port: int) -> None:
+def test_a_daemon_lives_on_while_the_command_runs(processes: Processes, port: int) -> None:
     script = f"{daemon(port)}; echo up; read -r line"
-    running = Running(stage, [str(port), "--", *bash(script)], terminal=True)
+    running = Running(processes, [str(port), "--", *bash(script)], terminal=True)
     running.wait_for("up")
 
     server = holder_of(port)
@@ -183,18 +183,18 @@ def test_a_daemon_lives_on_while_the_command_runs(stage: Stage, port: int) -> No
     assert not server.alive
 
 
-def test_what_lives_on_after_a_killed_command_is_stopped(stage: Stage, port: int) -> None:
+def test_what_lives_on_after_a_killed_command_is_stopped(processes: Processes, port: int) -> None:
     script = f"{shlex.join(tcp(port))} & {until_it_serves(port)}; kill -KILL $$"
-    running = Running(stage, [str(port), "--", *bash(script)])
+    running = Running(processes, [str(port), "--", *bash(script)])
 
     assert running.end() == 128 + signal.SIGKILL
     assert f"{port}/tcp: freed" in running.output
     assert is_free(port)
 
 
-def test_what_holds_no_port_is_left_alone(stage: Stage, port: int) -> None:
+def test_what_holds_no_port_is_left_alone(processes: Processes, port: int) -> None:
     script = "setsid -f sleep 1000; echo up; read -r line"
-    running = Running(stage, [str(port), "--", *bash(script)], terminal=True)
+    running = Running(processes, [str(port), "--", *bash(script)], terminal=True)
     running.wait_for("up")
     others = [pid for pid in children(running.process.pid) if command_line(pid)[0] != "bash"]
     sleeper = Identity.of(*others)
@@ -206,11 +206,11 @@ def test_what_holds_no_port_is_left_alone(stage: Stage, port: int) -> None:
     assert parent(sleeper) != running.process.pid
 
 
-def test_a_daemon_that_is_ending_gets_its_time(stage: Stage, port: int) -> None:
-    pid, marker = stage.folder / "pid", stage.folder / "marker"
+def test_a_daemon_that_is_ending_gets_its_time(processes: Processes, port: int) -> None:
+    pid, marker = processes.folder / "pid", processes.folder / "marker"
     serving = f"echo $$ >{pid}; exec {shlex.join(tcp(port, '--flush', str(marker)))}"
     start = f"setsid -f env -i bash -c {shlex.quote(serving)}; {until_it_serves(port)}"
-    running = Running(stage, [str(port), "--", *bash(f"{start}; kill $(<{pid}); exit 3")])
+    running = Running(processes, [str(port), "--", *bash(f"{start}; kill $(<{pid}); exit 3")])
 
     assert running.end() == 3
     assert is_free(port)
@@ -223,10 +223,10 @@ def test_a_daemon_that_is_ending_gets_its_time(stage: Stage, port: int) -> None:
 @pytest.mark.parametrize(
     "prefix", [[], [sys.executable, "-S", "-c", IGNORING]], ids=["", "SIGCHLD ignored"]
 )
-def test_it_reaps_what_it_adopts(stage: Stage, port: int, prefix: list[str]) -> None:
+def test_it_reaps_what_it_adopts(processes: Processes, port: int, prefix: list[str]) -> None:
     script = "for n in {1..300}; do setsid -f true; done; echo done; read -r line; exit 3"
     words = [str(port), "--", *bash(script)]
-    running = Running(stage, words, terminal=True, prefix=prefix)
+    running = Running(processes, words, terminal=True, prefix=prefix)
     running.wait_for("done")
 
     # The command is left: the others have ended, and none waits to be reaped.
@@ -236,9 +236,11 @@ def test_it_reaps_what_it_adopts(stage: Stage, port: int, prefix: list[str]) -> 
     assert running.end() == 3
 
 
-def test_a_daemon_that_ends_while_the_command_runs_is_reaped(stage: Stage, port: int) -> None:
+def test_a_daemon_that_ends_while_the_command_runs_is_reaped(
+    processes: Processes, port: int
+) -> None:
     script = f"{daemon(port)}; echo up; read -r line; exit 4"
-    running = Running(stage, [str(port), "--", *bash(script)], terminal=True)
+    running = Running(processes, [str(port), "--", *bash(script)], terminal=True)
     running.wait_for("up")
     server = holder_of(port)
 
@@ -250,10 +252,10 @@ def test_a_daemon_that_ends_while_the_command_runs_is_reaped(stage: Stage, port:
 
 
 def test_a_stopped_command_stays_stopped_while_another_one_is_reaped(
-    stage: Stage, port: int
+    processes: Processes, port: int
 ) -> None:
     script = f"{daemon(port)}; echo up; kill -STOP $$; exit 4"
-    running = Running(stage, [str(port), "--", *bash(script)])
+    running = Running(processes, [str(port), "--", *bash(script)])
     running.wait_for("up")
     server = holder_of(port)
     (pid,) = set(children(running.process.pid)) - {server.pid}
@@ -308,11 +310,11 @@ def test_a_process_that_calls_it_keeps_its_children(port: int) -> None:
 
 
 def test_the_command_is_killed_in_time_whatever_is_adopted_meanwhile(
-    stage: Stage, port: int
+    processes: Processes, port: int
 ) -> None:
     storm = "trap '' INT TERM; echo up; while :; do setsid -f true; done"
     driver = {"patience": 0.2, "urgent": 0.2}
-    running = Running(stage, [str(port), "--", *bash(storm)], driver=driver)
+    running = Running(processes, [str(port), "--", *bash(storm)], driver=driver)
     running.wait_for("up")
 
     running.send(signal.SIGINT)
@@ -339,9 +341,9 @@ def test_the_command_is_killed_in_time_even_if_something_ends_all_the_time(
 # At a terminal
 
 
-def test_control_c_ends_the_command_and_then_the_daemon(stage: Stage, port: int) -> None:
+def test_control_c_ends_the_command_and_then_the_daemon(processes: Processes, port: int) -> None:
     script = f"{daemon(port)}; echo up; sleep 1000"
-    running = Running(stage, [str(port), "--", *bash(script)], terminal=True)
+    running = Running(processes, [str(port), "--", *bash(script)], terminal=True)
     running.wait_for("up")
     running.type("\x03")
 
@@ -350,11 +352,13 @@ def test_control_c_ends_the_command_and_then_the_daemon(stage: Stage, port: int)
 
 
 def test_a_shell_stops_and_continues_it_with_what_it_has_adopted(
-    stage: Stage, port: int, tmp_path: Path
+    processes: Processes, port: int, tmp_path: Path
 ) -> None:
     recorder = Recorder(tmp_path)
     shell = ["bash", "--noprofile", "--norc", "-i"]
-    running = Running(stage, [], program=shell, terminal=True, env={"PS1": "$ ", "HISTFILE": ""})
+    running = Running(
+        processes, [], program=shell, terminal=True, env={"PS1": "$ ", "HISTFILE": ""}
+    )
     # One that has gone away, and one that is still in the foreground.
     script = f"{daemon(port)}; (sleep 1000 &); exec {shlex.join(recorder.command)}"
     running.type(shlex.join([*portfree_run(), str(port), "--", *bash(script)]) + "\n")
@@ -390,13 +394,13 @@ def test_a_shell_stops_and_continues_it_with_what_it_has_adopted(
 
 
 def test_what_a_killed_run_inside_has_left_is_adopted_by_the_outer_one(
-    stage: Stage, port: int
+    processes: Processes, port: int
 ) -> None:
     inside = f"{daemon(port)}; kill -KILL $PPID; sleep 1000"
     inner = shlex.join([*portfree_run(), str(port), "--", *bash(inside)])
     script = f"{inner}; echo code=$?; read -r line; exit 0"
     words = [str(port), "--", *bash(script)]
-    running = Running(stage, words, terminal=True, env={"NO_COLOR": "1"})
+    running = Running(processes, words, terminal=True, env={"NO_COLOR": "1"})
     running.wait_for("code=137")
 
     server = holder_of(port)
@@ -409,11 +413,13 @@ def test_what_a_killed_run_inside_has_left_is_adopted_by_the_outer_one(
 
 @needs_namespace("--pid", "--fork", "--mount-proc")
 @pytest.mark.parametrize(("ends", "code"), [("exit 5", 5), ("kill -KILL $$", 128 + signal.SIGKILL)])
-def test_as_the_first_process_of_a_container(stage: Stage, port: int, ends: str, code: int) -> None:
+def test_as_the_first_process_of_a_container(
+    processes: Processes, port: int, ends: str, code: int
+) -> None:
     first = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     script = f"{daemon(port)}; for n in {{1..50}}; do setsid -f true; done; echo up; read -r line"
     words = [str(port), "--", *bash(f"{script}; {ends}")]
-    running = Running(stage, words, prefix=first, terminal=True, env={"NO_COLOR": "1"})
+    running = Running(processes, words, prefix=first, terminal=True, env={"NO_COLOR": "1"})
     running.wait_for("up")
     (run,) = children(running.process.pid)
 
@@ -426,18 +432,20 @@ def test_as_the_first_process_of_a_container(stage: Stage, port: int, ends: str,
     assert is_free(port)
 
 
-def test_so_does_a_step_of_the_action(stage: Stage, port: int, tmp_path: Path) -> None:
-    step = Job(stage, tmp_path).step(ports=str(port), run=f"{daemon(port)}; exit 4", shell="bash")
+def test_so_does_a_step_of_the_action(processes: Processes, port: int, tmp_path: Path) -> None:
+    step = Job(processes, tmp_path).step(
+        ports=str(port), run=f"{daemon(port)}; exit 4", shell="bash"
+    )
 
     assert step.code == 4
     assert step.outputs["freed"] == f"{port}/tcp"
     assert is_free(port)
 
 
-def test_without_ctypes_it_goes_on_without(stage: Stage, port: int) -> None:
+def test_without_ctypes_it_goes_on_without(processes: Processes, port: int) -> None:
     script = "setsid -f sleep 1000; echo up; read -r line; exit 3"
     program = [sys.executable, "-c", WITHOUT_CTYPES, str(port), "--", *bash(script)]
-    running = Running(stage, [], program=program, terminal=True)
+    running = Running(processes, [], program=program, terminal=True)
     running.wait_for("up")
 
     assert len(children(running.process.pid)) == 1
@@ -482,11 +490,11 @@ def test_the_calling_process_is_left_as_it_was(port: int) -> None:
 
 @pytest.mark.parametrize(("on_busy", "code"), [("fail", 125), ("warn", 0)])
 def test_a_port_that_is_busy_after_the_command_is_no_success(
-    stage: Stage, elsewhere: Path, project: Path, port: int, on_busy: str, code: int
+    processes: Processes, elsewhere: Path, project: Path, port: int, on_busy: str, code: int
 ) -> None:
-    script = comes_up(stage, port, elsewhere)
+    script = comes_up(processes, port, elsewhere)
     words = [str(port), "--on-busy", on_busy, "--report", "it.json", "--"]
-    running = Running(stage, [*words, *bash(script)])
+    running = Running(processes, [*words, *bash(script)])
 
     assert running.end() == code
     said = f"portfree: the command has succeeded, but {port}/tcp is busy after it: exit code 125"
@@ -496,21 +504,23 @@ def test_a_port_that_is_busy_after_the_command_is_no_success(
 
 
 def test_the_code_of_a_command_that_has_failed_stands(
-    stage: Stage, elsewhere: Path, port: int
+    processes: Processes, elsewhere: Path, port: int
 ) -> None:
-    script = comes_up(stage, port, elsewhere)
-    running = Running(stage, [str(port), "--", *bash(f"{script}; exit 4")])
+    script = comes_up(processes, port, elsewhere)
+    running = Running(processes, [str(port), "--", *bash(f"{script}; exit 4")])
 
     assert running.end() == 4
     assert f"{port}/tcp: busy" in running.output
     assert "exit code 125" not in running.output
 
 
-def test_a_port_that_who_runs_us_has_taken_is_meant_to_be_busy(stage: Stage, port: int) -> None:
+def test_a_port_that_who_runs_us_has_taken_is_meant_to_be_busy(
+    processes: Processes, port: int
+) -> None:
     script = f"touch go; {until_it_serves(port)}"
     run = [*portfree_run(), str(port), "--", *bash(script)]
     program = [sys.executable, "-S", "-c", ANCESTOR, str(port), *run]
-    running = Running(stage, [], program=program)
+    running = Running(processes, [], program=program)
 
     assert running.end() == 0
     assert f"{port}/tcp: busy" in running.output

@@ -22,7 +22,7 @@ import pytest
 from helpers.processes import (
     PATIENCE,
     Identity,
-    Stage,
+    Processes,
     accepts,
     children,
     is_free,
@@ -86,7 +86,7 @@ class Running:
 
     def __init__(
         self,
-        stage: Stage,
+        processes: Processes,
         words: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
@@ -97,11 +97,11 @@ class Running:
     ) -> None:
         start = [*portfree_run(driver), *words]
         mine, theirs = pty.openpty() if terminal else os.pipe()
-        stage._open.callback(os.close, mine)
+        processes._open.callback(os.close, mine)
         try:
             self.process = subprocess.Popen(
                 program or [*prefix, *start],
-                env=stage.environment(env),
+                env=processes.environment(env),
                 stdin=theirs if terminal else subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
@@ -110,7 +110,7 @@ class Running:
             )
         finally:
             os.close(theirs)
-        stage._children.append(self.process)
+        processes._children.append(self.process)
         self._mine = mine
         self.output = ""
 
@@ -211,9 +211,12 @@ def recorder(tmp_path: Path) -> Recorder:
 
 
 def run(
-    stage: Stage, *words: str, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    processes: Processes,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> tuple[int, str]:
-    running = Running(stage, words, env=env, prefix=prefix)
+    running = Running(processes, words, env=env, prefix=prefix)
     return running.end(), running.output
 
 
@@ -237,19 +240,21 @@ def shell(script: str) -> list[str]:
     ],
     ids=lambda value: None if isinstance(value, int) else " ".join(value),
 )
-def test_the_exit_code_is_that_of_the_command(stage: Stage, command: list[str], code: int) -> None:
-    assert run(stage, str(stage.free_port()), "--", *command)[0] == code
+def test_the_exit_code_is_that_of_the_command(
+    processes: Processes, command: list[str], code: int
+) -> None:
+    assert run(processes, str(processes.free_port()), "--", *command)[0] == code
 
 
-def test_a_file_that_cannot_be_run(stage: Stage, project: Path) -> None:
+def test_a_file_that_cannot_be_run(processes: Processes, project: Path) -> None:
     script = project / "script"
     script.write_text("true\n")
 
-    code, output = run(stage, str(stage.free_port()), "--", "./script")
+    code, output = run(processes, str(processes.free_port()), "--", "./script")
     assert (code, "./script: Permission denied" in output) == (126, True)
 
     script.chmod(0o755)  # it does not say by whom it is to be run
-    code, output = run(stage, str(stage.free_port()), "--", "./script")
+    code, output = run(processes, str(processes.free_port()), "--", "./script")
     assert (code, "./script: Exec format error" in output) == (126, True)
 
 
@@ -270,11 +275,11 @@ def test_a_file_that_cannot_be_run(stage: Stage, project: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_slip_is_one_line_and_nothing_is_started(
-    stage: Stage, words: list[str], complaint: str
+    processes: Processes, words: list[str], complaint: str
 ) -> None:
-    words = [str(stage.free_port()) if word == "PORT" else word for word in words]
+    words = [str(processes.free_port()) if word == "PORT" else word for word in words]
 
-    code, output = run(stage, *words)
+    code, output = run(processes, *words)
 
     assert code == 125
     assert output.startswith("portfree: ")
@@ -293,10 +298,10 @@ def test_help_explains_options_and_exit_codes(capsys: pytest.CaptureFixture[str]
 # What the command finds
 
 
-def test_nothing_is_said_where_nothing_was_done(stage: Stage) -> None:
+def test_nothing_is_said_where_nothing_was_done(processes: Processes) -> None:
     process = subprocess.run(
-        [*portfree_run(), str(stage.free_port()), "--", "cat"],
-        env=stage.environment(),
+        [*portfree_run(), str(processes.free_port()), "--", "cat"],
+        env=processes.environment(),
         input=b"through and through",
         capture_output=True,
         check=False,
@@ -305,12 +310,12 @@ def test_nothing_is_said_where_nothing_was_done(stage: Stage) -> None:
     assert (process.returncode, process.stdout, process.stderr) == (0, b"through and through", b"")
 
 
-def test_other_descriptors_are_passed_on(stage: Stage) -> None:
+def test_other_descriptors_are_passed_on(processes: Processes) -> None:
     reader, writer = os.pipe()
 
     subprocess.run(
-        [*portfree_run(), str(stage.free_port()), "--", "bash", "-c", f"echo here >&{writer}"],
-        env=stage.environment(),
+        [*portfree_run(), str(processes.free_port()), "--", "bash", "-c", f"echo here >&{writer}"],
+        env=processes.environment(),
         pass_fds=[writer],
         check=True,
     )
@@ -320,11 +325,11 @@ def test_other_descriptors_are_passed_on(stage: Stage) -> None:
         assert stream.read() == "here\n"
 
 
-def test_the_command_has_the_signal_mask_and_dispositions_that_we_had(stage: Stage) -> None:
+def test_the_command_has_the_signal_mask_and_dispositions_that_we_had(processes: Processes) -> None:
     status = ["grep", "^Sig[BI]", "/proc/self/status"]
     plain = subprocess.run(status, capture_output=True, text=True, check=True).stdout
 
-    code, output = run(stage, str(stage.free_port()), "--", *status)
+    code, output = run(processes, str(processes.free_port()), "--", *status)
 
     assert code == 0
     assert signal_sets(output) == signal_sets(plain)
@@ -336,9 +341,9 @@ def signal_sets(status: str) -> dict[str, int]:
     return {name: int(bits, 16) & 0x7FFF_FFFF for name, bits in pairs}
 
 
-def test_what_nohup_ignores_stays_ignored(stage: Stage, recorder: Recorder) -> None:
-    words = [str(stage.free_port()), "--", *recorder.command]
-    running = Running(stage, words, prefix=["nohup"])
+def test_what_nohup_ignores_stays_ignored(processes: Processes, recorder: Recorder) -> None:
+    words = [str(processes.free_port()), "--", *recorder.command]
+    running = Running(processes, words, prefix=["nohup"])
     recorder.wait_ready()
 
     running.send(signal.SIGHUP)
@@ -348,23 +353,23 @@ def test_what_nohup_ignores_stays_ignored(stage: Stage, recorder: Recorder) -> N
     assert recorder.signals == ["SIGUSR1"]
 
 
-def test_a_parent_that_ignores_its_children(stage: Stage) -> None:
-    words = [str(stage.free_port()), "--", *shell("exit 3")]
+def test_a_parent_that_ignores_its_children(processes: Processes) -> None:
+    words = [str(processes.free_port()), "--", *shell("exit 3")]
     ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
     start = [sys.executable, "-c", ignoring + "os.execv(sys.argv[1], sys.argv[1:])"]
 
-    assert run(stage, *words, prefix=start)[0] == 3
+    assert run(processes, *words, prefix=start)[0] == 3
 
 
 # Before and after
 
 
-def test_the_port_is_free_for_the_command(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=project)
+def test_the_port_is_free_for_the_command(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=project)
 
     code, output = run(
-        stage,
+        processes,
         str(port),
         "--",
         sys.executable,
@@ -378,11 +383,11 @@ def test_the_port_is_free_for_the_command(stage: Stage, project: Path) -> None:
     assert f"(pid {server.pid})" in output
 
 
-def test_the_scope_is_for_the_beginning(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=project)
+def test_the_scope_is_for_the_beginning(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=project)
 
-    code, output = run(stage, str(port), "--scope", "orphans", "--", "touch", "started")
+    code, output = run(processes, str(port), "--scope", "orphans", "--", "touch", "started")
 
     assert code == 125
     assert server.alive
@@ -391,12 +396,12 @@ def test_the_scope_is_for_the_beginning(stage: Stage, project: Path) -> None:
     assert f"(pid {server.pid})" in output
 
 
-def test_a_port_that_stays_busy_can_be_put_up_with(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=project)
+def test_a_port_that_stays_busy_can_be_put_up_with(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=project)
 
     code, output = run(
-        stage, str(port), "--scope", "orphans", "--on-busy", "warn", "--", *shell("exit 4")
+        processes, str(port), "--scope", "orphans", "--on-busy", "warn", "--", *shell("exit 4")
     )
 
     assert code == 4
@@ -408,12 +413,14 @@ def test_a_port_that_stays_busy_can_be_put_up_with(stage: Stage, project: Path) 
 @pytest.mark.parametrize("how", [0, 5, "SIGKILL"])
 @pytest.mark.parametrize("mode", ["child", "orphan"])
 def test_what_the_command_leaves_on_the_port_is_stopped(
-    stage: Stage, how: int | str, mode: str
+    processes: Processes, how: int | str, mode: str
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     server = tcp(port) if mode == "child" else launch(mode, tcp(port))
 
-    code, output = run(stage, str(port), "--", *leaver(how, port, server), env={"STAGE_READY": "2"})
+    code, output = run(
+        processes, str(port), "--", *leaver(how, port, server), env={"STAGE_READY": "2"}
+    )
 
     assert code == (137 if how == "SIGKILL" else how)
     assert f"{port}/tcp: freed" in output
@@ -421,12 +428,12 @@ def test_what_the_command_leaves_on_the_port_is_stopped(
 
 
 def test_who_took_the_port_meanwhile_is_not_stopped(
-    stage: Stage, project: Path, recorder: Recorder
+    processes: Processes, project: Path, recorder: Recorder
 ) -> None:
-    port = stage.free_port()
-    running = Running(stage, [str(port), "--", *recorder.command])
+    port = processes.free_port()
+    running = Running(processes, [str(port), "--", *recorder.command])
     recorder.wait_ready()
-    stranger = stage.attended(tcp(port), cwd=project)
+    stranger = processes.attended(tcp(port), cwd=project)
 
     running.send(signal.SIGUSR1)
 
@@ -435,13 +442,13 @@ def test_who_took_the_port_meanwhile_is_not_stopped(
     assert f"{port}/tcp: busy" in running.output
 
 
-def test_without_ports_those_of_the_project(stage: Stage, project: Path) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_without_ports_those_of_the_project(processes: Processes, project: Path) -> None:
+    port, other = processes.free_port(), processes.free_port()
     table = f'[tool.portfree]\nports = {port}\nleaks = "fail"\n'
     (project / "pyproject.toml").write_text(table)
-    server = stage.attended(tcp(port), cwd=project)
+    server = processes.attended(tcp(port), cwd=project)
 
-    code, output = run(stage, "--", *leaver(0, other, tcp(other)))
+    code, output = run(processes, "--", *leaver(0, other, tcp(other)))
 
     assert code == 125
     assert not server.alive
@@ -449,14 +456,14 @@ def test_without_ports_those_of_the_project(stage: Stage, project: Path) -> None
 
 
 def test_an_unexpected_failure_keeps_no_command_from_running(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> Report:
         raise RuntimeError("of all things")
 
     monkeypatch.setattr("portfree.api.bind", fail)
     monkeypatch.setattr("portfree.run.free", fail)
-    words = [str(stage.free_port()), "--on-busy", "warn", "--", "sh", "-c", "exit 3"]
+    words = [str(processes.free_port()), "--on-busy", "warn", "--", "sh", "-c", "exit 3"]
 
     assert _run_command.main(words) == 3
     said = capfd.readouterr().err
@@ -472,9 +479,9 @@ def test_options_of_the_other_command_are_named_with_what_to_do(
     assert capfd.readouterr().err.startswith(f"portfree: portfree run has no {option}: ")
 
 
-def test_a_report_on_a_command_that_is_not_found(stage: Stage, tmp_path: Path) -> None:
+def test_a_report_on_a_command_that_is_not_found(processes: Processes, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
-    words = [str(stage.free_port()), "--report", str(file), "--", "no-such-command"]
+    words = [str(processes.free_port()), "--report", str(file), "--", "no-such-command"]
 
     assert _run_command.main(words) == 127
 
@@ -484,11 +491,11 @@ def test_a_report_on_a_command_that_is_not_found(stage: Stage, tmp_path: Path) -
 
 
 def test_no_report_is_better_than_an_empty_one(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PORTFREE_BACKEND", "nonsense")
     file = tmp_path / "report.json"
-    words = [str(stage.free_port()), "--report", str(file), "--", "true"]
+    words = [str(processes.free_port()), "--report", str(file), "--", "true"]
 
     assert _run_command.main(words) == 125
     assert not file.exists()
@@ -497,8 +504,10 @@ def test_no_report_is_better_than_an_empty_one(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_report_that_cannot_be_written(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
-    words = [str(stage.free_port()), "--report", "/dev/full", "--", "sh", "-c", "exit 3"]
+def test_a_report_that_cannot_be_written(
+    processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(processes.free_port()), "--report", "/dev/full", "--", "sh", "-c", "exit 3"]
 
     assert _run_command.main(words) == 3
 
@@ -523,32 +532,35 @@ def test_a_folder_on_the_path_that_may_not_be_read(
 
 
 def test_interrupted_before_the_command(
-    stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    processes: Processes,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: object, **__: object) -> Report:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_run_command, "free", interrupted)
 
-    assert _run_command.main([str(stage.free_port()), "--", "touch", "started"]) == 130
+    assert _run_command.main([str(processes.free_port()), "--", "touch", "started"]) == 130
     assert "portfree: interrupted" in capfd.readouterr().err
     assert not (project / "started").exists()
 
 
-def test_it_leaves_the_calling_process_as_it_was(stage: Stage) -> None:
+def test_it_leaves_the_calling_process_as_it_was(processes: Processes) -> None:
     def state() -> tuple[object, ...]:
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         return handlers, signal.pthread_sigmask(signal.SIG_BLOCK, ()), dict(os.environ)
 
     before = state()
-    assert _run_command.main([str(stage.free_port()), "--", "true"]) == 0
+    assert _run_command.main([str(processes.free_port()), "--", "true"]) == 0
     assert state() == before
-    assert _run_command.main([str(stage.free_port()), "--", "no-such-command"]) == 127
+    assert _run_command.main([str(processes.free_port()), "--", "no-such-command"]) == 127
     assert state() == before
 
 
 def test_a_command_that_ends_unheard_has_ended_all_the_same(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hear = child._next_signal
 
@@ -560,7 +572,7 @@ def test_a_command_that_ends_unheard_has_ended_all_the_same(
     monkeypatch.setattr(child, "_next_signal", deaf)
     monkeypatch.setattr(child, "_LOOK_AGAIN", 0.05)
 
-    assert _run_command.main([str(stage.free_port()), "--", "sh", "-c", "exit 3"]) == 3
+    assert _run_command.main([str(processes.free_port()), "--", "sh", "-c", "exit 3"]) == 3
 
 
 # Leaks
@@ -576,13 +588,15 @@ def test_a_command_that_ends_unheard_has_ended_all_the_same(
         ("fail", 125, False),
     ],
 )
-def test_servers_on_other_ports(stage: Stage, leaks: str | None, code: int, *, alive: bool) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_servers_on_other_ports(
+    processes: Processes, leaks: str | None, code: int, *, alive: bool
+) -> None:
+    port, other = processes.free_port(), processes.free_port()
     words = [] if leaks is None else ["--leaks", leaks]
     mark = "tests/test_api.py::test_search (setup)"
 
     ended, output = run(
-        stage,
+        processes,
         str(port),
         *words,
         "--",
@@ -596,10 +610,10 @@ def test_servers_on_other_ports(stage: Stage, leaks: str | None, code: int, *, a
     assert (f"{mark} started " in output) == (leaks != "ignore")
 
 
-def test_a_failure_is_not_hidden_by_leaks(stage: Stage) -> None:
-    port, other = stage.free_port(), stage.free_port()
+def test_a_failure_is_not_hidden_by_leaks(processes: Processes) -> None:
+    port, other = processes.free_port(), processes.free_port()
 
-    code, _ = run(stage, str(port), "--leaks", "fail", "--", *leaver(3, other, tcp(other)))
+    code, _ = run(processes, str(port), "--leaks", "fail", "--", *leaver(3, other, tcp(other)))
 
     assert code == 3
     assert not accepts(other)
@@ -608,12 +622,12 @@ def test_a_failure_is_not_hidden_by_leaks(stage: Stage) -> None:
 # What is said
 
 
-def test_the_report_says_it_all(stage: Stage, project: Path) -> None:
-    port, other = stage.free_port(), stage.free_port()
-    server = stage.attended(tcp(port), cwd=project)
+def test_the_report_says_it_all(processes: Processes, project: Path) -> None:
+    port, other = processes.free_port(), processes.free_port()
+    server = processes.attended(tcp(port), cwd=project)
     words = [str(port), "--leaks", "stop", "--report", "report.json", "--"]
 
-    run(stage, *words, *leaver(3, other, tcp(other)))
+    run(processes, *words, *leaver(3, other, tcp(other)))
 
     report = json.loads((project / "report.json").read_text())
     assert (report["version"], report["ok"], report["exit_code"]) == (1, True, 3)
@@ -625,33 +639,33 @@ def test_the_report_says_it_all(stage: Stage, project: Path) -> None:
     assert leak["holder"]["ended"] == "ended after SIGTERM"
 
 
-def test_the_report_of_a_command_that_was_not_started(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    stage.attended(tcp(port), cwd=project)
+def test_the_report_of_a_command_that_was_not_started(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    processes.attended(tcp(port), cwd=project)
 
-    code, _ = run(stage, str(port), "--scope", "orphans", "--report", "it.json", "--", "true")
+    code, _ = run(processes, str(port), "--scope", "orphans", "--report", "it.json", "--", "true")
 
     report = json.loads((project / "it.json").read_text())
     assert code == report["exit_code"] == 125
     assert (report["ok"], report["after"], report["leaks"]) == (False, None, [])
 
 
-def test_quietly_only_what_is_wrong_is_said(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    stage.attended(tcp(port), cwd=project)
+def test_quietly_only_what_is_wrong_is_said(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    processes.attended(tcp(port), cwd=project)
 
-    assert run(stage, "-q", str(port), "--", *leaver(0, port, tcp(port))) == (0, "")
+    assert run(processes, "-q", str(port), "--", *leaver(0, port, tcp(port))) == (0, "")
 
 
-def test_nobody_needs_to_read_what_is_said(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    stage.attended(tcp(port), cwd=project)
+def test_nobody_needs_to_read_what_is_said(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    processes.attended(tcp(port), cwd=project)
     reader, writer = os.pipe()
     os.close(reader)
 
     process = subprocess.run(
         [*portfree_run(), str(port), "--", *leaver(3, port, tcp(port))],
-        env=stage.environment(),
+        env=processes.environment(),
         stderr=writer,
         check=False,
     )
@@ -667,9 +681,11 @@ def test_nobody_needs_to_read_what_is_said(stage: Stage, project: Path) -> None:
 @pytest.mark.parametrize("terminal", [False, True], ids=["alone", "at a terminal"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_for_us_is_passed_on(
-    stage: Stage, recorder: Recorder, number: signal.Signals, *, terminal: bool
+    processes: Processes, recorder: Recorder, number: signal.Signals, *, terminal: bool
 ) -> None:
-    running = Running(stage, [str(stage.free_port()), "--", *recorder.command], terminal=terminal)
+    running = Running(
+        processes, [str(processes.free_port()), "--", *recorder.command], terminal=terminal
+    )
     recorder.wait_ready()
 
     running.send(number)
@@ -681,14 +697,16 @@ def test_a_signal_for_us_is_passed_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_ports_are_freed_after_a_signal(stage: Stage, number: signal.Signals) -> None:
-    port = stage.free_port()
+def test_the_ports_are_freed_after_a_signal(processes: Processes, number: signal.Signals) -> None:
+    port = processes.free_port()
     command = [
         "python3",
         "-c",
         "import signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); signal.pause()",
     ]
-    running = Running(stage, [str(port), "--", *command, *tcp(port, "--ignore", number.name[3:])])
+    running = Running(
+        processes, [str(port), "--", *command, *tcp(port, "--ignore", number.name[3:])]
+    )
     wait_until(lambda: accepts(port), "the server serves")
 
     running.send(number)
@@ -698,8 +716,10 @@ def test_the_ports_are_freed_after_a_signal(stage: Stage, number: signal.Signals
     assert is_free(port)
 
 
-def test_a_signal_for_the_whole_group_arrives_once(stage: Stage, recorder: Recorder) -> None:
-    running = Running(stage, [str(stage.free_port()), "--", *recorder.command])
+def test_a_signal_for_the_whole_group_arrives_once(
+    processes: Processes, recorder: Recorder
+) -> None:
+    running = Running(processes, [str(processes.free_port()), "--", *recorder.command])
     recorder.wait_ready()
 
     os.killpg(running.process.pid, signal.SIGINT)
@@ -711,10 +731,10 @@ def test_a_signal_for_the_whole_group_arrives_once(stage: Stage, recorder: Recor
 
 
 def test_without_a_terminal_all_that_the_command_has_started_is_told(
-    stage: Stage, recorder: Recorder
+    processes: Processes, recorder: Recorder
 ) -> None:
     script = shlex.join(recorder.command)
-    running = Running(stage, [str(stage.free_port()), "--", *shell(f"{script}; exit 9")])
+    running = Running(processes, [str(processes.free_port()), "--", *shell(f"{script}; exit 9")])
     recorder.wait_ready()
 
     running.send(signal.SIGINT)
@@ -726,13 +746,15 @@ def test_without_a_terminal_all_that_the_command_has_started_is_told(
 
 
 @pytest.mark.parametrize("terminal", [False, True], ids=["alone", "at a terminal"])
-def test_an_alarm_that_was_set_for_us_ends_the_command(stage: Stage, *, terminal: bool) -> None:
+def test_an_alarm_that_was_set_for_us_ends_the_command(
+    processes: Processes, *, terminal: bool
+) -> None:
     # What stands in for timeout(1) on macOS: perl -e 'alarm 60; exec @ARGV' portfree run …
-    port = stage.free_port()
+    port = processes.free_port()
     alarmed = "import os, signal, sys; signal.alarm(1); os.execv(sys.argv[1], sys.argv[1:])"
     serving = shell(f"{shlex.join(tcp(port))} & exec sleep 1000")
     prefix = [sys.executable, "-S", "-c", alarmed]
-    running = Running(stage, [str(port), "--", *serving], prefix=prefix, terminal=terminal)
+    running = Running(processes, [str(port), "--", *serving], prefix=prefix, terminal=terminal)
 
     assert running.end() == 128 + signal.SIGALRM
     assert is_free(port)
@@ -741,9 +763,9 @@ def test_an_alarm_that_was_set_for_us_ends_the_command(stage: Stage, *, terminal
 # At a terminal
 
 
-def test_the_command_is_at_the_terminal(stage: Stage) -> None:
+def test_the_command_is_at_the_terminal(processes: Processes) -> None:
     script = "for n in 0 1 2; do test -t $n || exit 1; done; read line </dev/tty; echo got $line"
-    running = Running(stage, [str(stage.free_port()), "--", *shell(script)], terminal=True)
+    running = Running(processes, [str(processes.free_port()), "--", *shell(script)], terminal=True)
 
     running.type("typed\n")
 
@@ -754,10 +776,10 @@ def test_the_command_is_at_the_terminal(stage: Stage) -> None:
 @pytest.mark.parametrize("told", [True, False], ids=["sender told", "sender guessed"])
 @pytest.mark.parametrize(("key", "number"), [("\x03", "SIGINT"), ("\x1c", "SIGQUIT")])
 def test_a_key_is_one_signal(
-    stage: Stage, recorder: Recorder, key: str, number: str, *, told: bool
+    processes: Processes, recorder: Recorder, key: str, number: str, *, told: bool
 ) -> None:
-    words = [str(stage.free_port()), "--", *recorder.command]
-    running = Running(stage, words, terminal=True, driver={"sender_is_told": told})
+    words = [str(processes.free_port()), "--", *recorder.command]
+    running = Running(processes, words, terminal=True, driver={"sender_is_told": told})
     recorder.wait_ready()
 
     running.type(key)
@@ -768,11 +790,11 @@ def test_a_key_is_one_signal(
     assert recorder.signals == [number, "SIGUSR1"]
 
 
-def test_a_terminal_that_hangs_up(stage: Stage) -> None:
-    port = stage.free_port()
-    recorder = Recorder(stage.folder, ends_at=["SIGHUP"])
+def test_a_terminal_that_hangs_up(processes: Processes) -> None:
+    port = processes.free_port()
+    recorder = Recorder(processes.folder, ends_at=["SIGHUP"])
     serving = shell(f"{shlex.join(tcp(port))} & exec {shlex.join(recorder.command)}")
-    running = Running(stage, [str(port), "--", *serving], terminal=True)
+    running = Running(processes, [str(port), "--", *serving], terminal=True)
     recorder.wait_ready()
     wait_until(lambda: accepts(port), "the server serves")
 
@@ -782,15 +804,17 @@ def test_a_terminal_that_hangs_up(stage: Stage) -> None:
     assert is_free(port)
 
 
-def test_control_c_is_passed_on_to_who_has_left_our_group(stage: Stage, recorder: Recorder) -> None:
+def test_control_c_is_passed_on_to_who_has_left_our_group(
+    processes: Processes, recorder: Recorder
+) -> None:
     command = [
         sys.executable,
         "-S",
         "-c",
         "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])",
     ]
-    words = [str(stage.free_port()), "--", *command, *recorder.command]
-    running = Running(stage, words, terminal=True)
+    words = [str(processes.free_port()), "--", *command, *recorder.command]
+    running = Running(processes, words, terminal=True)
     recorder.wait_ready()
 
     running.type("\x03")
@@ -801,11 +825,11 @@ def test_control_c_is_passed_on_to_who_has_left_our_group(stage: Stage, recorder
     assert recorder.signals == ["SIGINT", "SIGUSR1"]
 
 
-def test_the_second_control_c_ends_the_cleanup(stage: Stage) -> None:
-    port = stage.free_port()
+def test_the_second_control_c_ends_the_cleanup(processes: Processes) -> None:
+    port = processes.free_port()
     stubborn = tcp(port, "--ignore", "TERM", "--ignore", "INT")
     words = [str(port), "--grace", "60", "--", *leaver(0, port, stubborn)]
-    running = Running(stage, words, terminal=True)
+    running = Running(processes, words, terminal=True)
     running.wait_for("waiting for")
 
     running.type("\x03")
@@ -818,15 +842,15 @@ def test_the_second_control_c_ends_the_cleanup(stage: Stage) -> None:
     assert "(pid " in running.output
 
 
-def test_the_second_control_c_counts_from_the_start(stage: Stage) -> None:
-    port = stage.free_port()
+def test_the_second_control_c_counts_from_the_start(processes: Processes) -> None:
+    port = processes.free_port()
     stubborn = tcp(port, "--ignore", "TERM", "--ignore", "INT")
     waits = (
         "import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
         "subprocess.Popen(sys.argv[1:]); signal.pause()"
     )
     words = [str(port), "--grace", "60", "--", sys.executable, "-S", "-c", waits, *stubborn]
-    running = Running(stage, words, terminal=True)
+    running = Running(processes, words, terminal=True)
     wait_until(lambda: accepts(port), "the server serves")
 
     running.type("\x03")
@@ -838,10 +862,12 @@ def test_the_second_control_c_counts_from_the_start(stage: Stage) -> None:
     assert f"the cleanup was cut short: {port}/tcp is held by " in running.output
 
 
-def test_a_shell_stops_and_continues_it(stage: Stage, recorder: Recorder) -> None:
+def test_a_shell_stops_and_continues_it(processes: Processes, recorder: Recorder) -> None:
     shell = ["bash", "--noprofile", "--norc", "-i"]
-    running = Running(stage, [], program=shell, terminal=True, env={"PS1": "$ ", "HISTFILE": ""})
-    port = stage.free_port()
+    running = Running(
+        processes, [], program=shell, terminal=True, env={"PS1": "$ ", "HISTFILE": ""}
+    )
+    port = processes.free_port()
 
     running.type(shlex.join([*portfree_run(), str(port), "--", *recorder.command]) + "\n")
     command = recorder.wait_ready()
@@ -873,10 +899,10 @@ def states(*processes: Identity) -> str:
 # Together
 
 
-def test_one_in_another(stage: Stage, recorder: Recorder) -> None:
-    outer, inner = stage.free_port(), stage.free_port()
+def test_one_in_another(processes: Processes, recorder: Recorder) -> None:
+    outer, inner = processes.free_port(), processes.free_port()
     words = [str(outer), "--", *portfree_run(), str(inner), "--", *recorder.command]
-    running = Running(stage, words)
+    running = Running(processes, words)
     command = recorder.wait_ready()
 
     run_id = marks(command.pid)["PORTFREE_RUN_ID"]
@@ -894,9 +920,9 @@ def test_one_in_another(stage: Stage, recorder: Recorder) -> None:
     assert recorder.signals == ["SIGINT", "SIGUSR1"]
 
 
-def test_control_c_for_one_in_another(stage: Stage, recorder: Recorder) -> None:
-    words = [str(stage.free_port()), "--", *portfree_run(), str(stage.free_port()), "--"]
-    running = Running(stage, [*words, *recorder.command], terminal=True)
+def test_control_c_for_one_in_another(processes: Processes, recorder: Recorder) -> None:
+    words = [str(processes.free_port()), "--", *portfree_run(), str(processes.free_port()), "--"]
+    running = Running(processes, [*words, *recorder.command], terminal=True)
     recorder.wait_ready()
 
     running.type("\x03")
@@ -912,19 +938,21 @@ def marks(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def test_two_at_once_do_not_stop_each_others_servers(stage: Stage, recorder: Recorder) -> None:
-    port = stage.free_port()
+def test_two_at_once_do_not_stop_each_others_servers(
+    processes: Processes, recorder: Recorder
+) -> None:
+    port = processes.free_port()
     serving = shell(f"{shlex.join(tcp(port))} & exec {shlex.join(recorder.command)}")
-    first = Running(stage, [str(port), "--", *serving])
+    first = Running(processes, [str(port), "--", *serving])
     recorder.wait_ready()
     wait_until(lambda: accepts(port), "the server of the first one serves")
 
-    code, output = run(stage, str(port), "--", "true")
+    code, output = run(processes, str(port), "--", "true")
     assert code == 125
     assert "in use by" in output
     assert accepts(port)
 
-    second = Running(stage, [str(port), "--wait", "60", "--", *shell("exit 4")])
+    second = Running(processes, [str(port), "--wait", "60", "--", *shell("exit 4")])
     second.wait_for("waiting for")
     first.send(signal.SIGUSR1)
     assert first.end() == 7
@@ -934,11 +962,13 @@ def test_two_at_once_do_not_stop_each_others_servers(stage: Stage, recorder: Rec
 # A step of a CI job that is cancelled: SIGINT to us alone, later SIGTERM, later the end
 
 
-def test_a_cancelled_command_gets_its_time_and_no_more(stage: Stage, recorder: Recorder) -> None:
-    port = stage.free_port()
+def test_a_cancelled_command_gets_its_time_and_no_more(
+    processes: Processes, recorder: Recorder
+) -> None:
+    port = processes.free_port()
     serving = shell(f"{shlex.join(tcp(port))} & exec {shlex.join(recorder.command)}")
     timings = {"patience": 0.4, "urgent": 0.2, "grace": 0.2}
-    running = Running(stage, [str(port), "--", *serving], driver=timings)
+    running = Running(processes, [str(port), "--", *serving], driver=timings)
     command = recorder.wait_ready()
     wait_until(lambda: accepts(port), "the server serves")
 
@@ -950,10 +980,10 @@ def test_a_cancelled_command_gets_its_time_and_no_more(stage: Stage, recorder: R
     assert is_free(port)
 
 
-def test_a_cancelled_command_may_end_by_itself(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_cancelled_command_may_end_by_itself(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     recorder = Recorder(project, ends_at=["SIGINT"])
-    running = Running(stage, [str(port), "--", *recorder.command])
+    running = Running(processes, [str(port), "--", *recorder.command])
     recorder.wait_ready()
 
     running.send(signal.SIGINT)
@@ -962,11 +992,11 @@ def test_a_cancelled_command_may_end_by_itself(stage: Stage, project: Path) -> N
     assert recorder.signals == ["SIGINT"]
 
 
-def test_sigterm_after_sigint_means_hurry(stage: Stage, recorder: Recorder) -> None:
-    port = stage.free_port()
+def test_sigterm_after_sigint_means_hurry(processes: Processes, recorder: Recorder) -> None:
+    port = processes.free_port()
     serving = shell(f"{shlex.join(tcp(port))} & exec {shlex.join(recorder.command)}")
     timings = {"patience": 1000, "urgent": 0.2, "grace": 0.2}
-    running = Running(stage, [str(port), "--", *serving], driver=timings)
+    running = Running(processes, [str(port), "--", *serving], driver=timings)
     recorder.wait_ready()
     wait_until(lambda: accepts(port), "the server serves")
 
@@ -980,11 +1010,11 @@ def test_sigterm_after_sigint_means_hurry(stage: Stage, recorder: Recorder) -> N
 
 
 def test_what_a_shell_has_started_does_not_outlive_the_cancelling(
-    stage: Stage, recorder: Recorder
+    processes: Processes, recorder: Recorder
 ) -> None:
     words = ["--", *shell(f"{shlex.join(recorder.command)}; exit 9")]
     timings = {"patience": 0.3, "urgent": 0.2}
-    running = Running(stage, [str(stage.free_port()), *words], driver=timings)
+    running = Running(processes, [str(processes.free_port()), *words], driver=timings)
     command = recorder.wait_ready()
 
     running.send(signal.SIGINT)
@@ -993,10 +1023,10 @@ def test_what_a_shell_has_started_does_not_outlive_the_cancelling(
     command.wait_gone()
 
 
-def test_a_stopped_command_is_cancelled_too(stage: Stage) -> None:
+def test_a_stopped_command_is_cancelled_too(processes: Processes) -> None:
     timings = {"patience": 0.2, "urgent": 20}
-    words = [str(stage.free_port()), "--"]
-    running = Running(stage, [*words, "sh", "-c", "kill -STOP $$; exit 9"], driver=timings)
+    words = [str(processes.free_port()), "--"]
+    running = Running(processes, [*words, "sh", "-c", "kill -STOP $$; exit 9"], driver=timings)
     (command,) = wait_until(lambda: children(running.process.pid), "it has been started")
     stopped = Identity.of(command)
     wait_until(lambda: states(stopped) == "T", "it has stopped itself")
@@ -1007,10 +1037,10 @@ def test_a_stopped_command_is_cancelled_too(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["sender told", "sender guessed"])
-def test_control_c_sets_no_time(stage: Stage, *, told: bool) -> None:
-    words = [str(stage.free_port()), "--", *slow_to_end("SIGINT")]
+def test_control_c_sets_no_time(processes: Processes, *, told: bool) -> None:
+    words = [str(processes.free_port()), "--", *slow_to_end("SIGINT")]
     driver = {"patience": 0.01, "urgent": 0.01, "sender_is_told": told}
-    running = Running(stage, words, terminal=True, driver=driver)
+    running = Running(processes, words, terminal=True, driver=driver)
     running.wait_for("ready")
 
     running.type("\x03")
@@ -1018,9 +1048,9 @@ def test_control_c_sets_no_time(stage: Stage, *, told: bool) -> None:
     assert running.end() == 9
 
 
-def test_a_hangup_sets_no_time(stage: Stage) -> None:
-    words = [str(stage.free_port()), "--", *slow_to_end("SIGHUP")]
-    running = Running(stage, words, driver={"patience": 0.01, "urgent": 0.01})
+def test_a_hangup_sets_no_time(processes: Processes) -> None:
+    words = [str(processes.free_port()), "--", *slow_to_end("SIGHUP")]
+    running = Running(processes, words, driver={"patience": 0.01, "urgent": 0.01})
     running.wait_for("ready")
 
     running.send(signal.SIGHUP)
@@ -1041,10 +1071,12 @@ while True:
 
 
 def test_where_the_sender_is_guessed_the_time_runs_all_the_same(
-    stage: Stage, recorder: Recorder
+    processes: Processes, recorder: Recorder
 ) -> None:
     driver = {"patience": 0.2, "urgent": 0.1, "sender_is_told": False}
-    running = Running(stage, [str(stage.free_port()), "--", *recorder.command], driver=driver)
+    running = Running(
+        processes, [str(processes.free_port()), "--", *recorder.command], driver=driver
+    )
     recorder.wait_ready()
 
     running.send(signal.SIGINT)
@@ -1109,38 +1141,42 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> type[FakePopen]:
     [(0, 0), (3, 3), (0xC000013A, 130), (0xC0000005, 0xC0000005 - 2**32), (2**31 - 1, 2**31 - 1)],
 )
 def test_exit_codes_of_windows(
-    stage: Stage, windows: type[FakePopen], status: int, code: int
+    processes: Processes, windows: type[FakePopen], status: int, code: int
 ) -> None:
     windows.code, windows.rounds = status, 2
 
-    assert _run_command.main([str(stage.free_port()), "--", "sh", "-c", "x"]) == code
+    assert _run_command.main([str(processes.free_port()), "--", "sh", "-c", "x"]) == code
     assert windows.words[0].endswith("/sh")
     assert windows.words[1:] == ["-c", "x"]
 
 
 def test_control_c_on_windows_is_left_to_the_command(
-    stage: Stage, windows: type[FakePopen]
+    processes: Processes, windows: type[FakePopen]
 ) -> None:
     windows.code, windows.rounds = 5, 3
     windows.hook = staticmethod(lambda: os.kill(os.getpid(), signal.SIGINT))
 
-    assert _run_command.main([str(stage.free_port()), "--", "sh"]) == 5
+    assert _run_command.main([str(processes.free_port()), "--", "sh"]) == 5
 
 
-def test_control_break_on_windows_announces_the_end(stage: Stage, windows: type[FakePopen]) -> None:
+def test_control_break_on_windows_announces_the_end(
+    processes: Processes, windows: type[FakePopen]
+) -> None:
     windows.rounds = -1
     windows.hook = staticmethod(lambda: os.kill(os.getpid(), signal.SIGBREAK))  # type: ignore[attr-defined]
 
     timings = child.Timings(urgent=0.0)
-    assert _run_command.main([str(stage.free_port()), "--", "sh"], timings) == 1
+    assert _run_command.main([str(processes.free_port()), "--", "sh"], timings) == 1
     assert windows.killed
 
 
 @pytest.mark.usefixtures("windows")
-def test_a_command_that_windows_cannot_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_windows_cannot_start(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: object) -> None:
         raise FileNotFoundError(2, "The system cannot find the file specified")
 
     monkeypatch.setattr(subprocess, "Popen", fail)
 
-    assert _run_command.main([str(stage.free_port()), "--", "nonsense"]) == 127
+    assert _run_command.main([str(processes.free_port()), "--", "nonsense"]) == 127

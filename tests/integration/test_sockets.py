@@ -11,8 +11,8 @@ import pytest
 
 from helpers.processes import (
     NOBODY,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     accepts,
     client,
     has_ipv6,
@@ -38,10 +38,10 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 # Bystanders
 
 
-def test_a_client_of_the_port_survives(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
-    visitor = stage.orphan(client(port), cwd=project)
+def test_a_client_of_the_port_survives(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
+    visitor = processes.orphan(client(port), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -51,11 +51,13 @@ def test_a_client_of_the_port_survives(stage: Stage, project: Path) -> None:
 
 
 @one_backend
-def test_ports_whose_number_contains_the_ports_digits_survive(stage: Stage, project: Path) -> None:
+def test_ports_whose_number_contains_the_ports_digits_survive(
+    processes: Processes, project: Path
+) -> None:
     # Such as 8000 in 18000 and 80001, to which a `grep 8000` is blind.
-    port, *neighbours = stage.free_ports(lambda port: (port, port + 10_000, port * 10 + 1))
-    server = stage.orphan(tcp(port), cwd=project)
-    others = [stage.orphan(tcp(neighbour), cwd=project) for neighbour in neighbours]
+    port, *neighbours = processes.free_ports(lambda port: (port, port + 10_000, port * 10 + 1))
+    server = processes.orphan(tcp(port), cwd=project)
+    others = [processes.orphan(tcp(neighbour), cwd=project) for neighbour in neighbours]
 
     outcome = only(free_ports(port))
 
@@ -67,21 +69,21 @@ def test_ports_whose_number_contains_the_ports_digits_survive(stage: Stage, proj
 
 @one_backend
 def test_a_process_whose_pid_contains_the_ports_digits_survives(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
     subprocess.run([sys.executable, "-S", "-c", _PASS_SMALL_PIDS], check=True)
 
-    def with_a_port_in_its_pid() -> tuple[Staged, int] | None:
-        bystander = stage.orphan(tcp(stage.free_port()), cwd=project)
+    def with_a_port_in_its_pid() -> tuple[Started, int] | None:
+        bystander = processes.orphan(tcp(processes.free_port()), cwd=project)
         digits = str(bystander.pid)
         parts = {int(digits[at : at + size]) for size in (4, 5) for at in range(len(digits))}
-        port = next((n for n in parts if 1024 <= n <= 65535 and stage.claim(n)), None)
+        port = next((n for n in parts if 1024 <= n <= 65535 and processes.claim(n)), None)
         return None if port is None else (bystander, port)
 
     found = wait_until(with_a_port_in_its_pid, "a pid with a free port in it")
     assert found
     bystander, port = found
-    server = stage.orphan(tcp(port), cwd=project)
+    server = processes.orphan(tcp(port), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -102,12 +104,12 @@ while (pid := os.fork()) and pid < 2000:
 @needs_root
 @needs_namespace("--net")
 def test_the_same_port_in_another_network_namespace_is_not_ours(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
-    port = stage.free_port()
-    away = stage.orphan(["unshare", "--net", *tcp(port)], cwd=project)
+    port = processes.free_port()
+    away = processes.orphan(["unshare", "--net", *tcp(port)], cwd=project)
     assert only(free_ports(port)).status == "free"
-    server = stage.orphan(tcp(port), cwd=project)
+    server = processes.orphan(tcp(port), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -121,9 +123,9 @@ def test_the_same_port_in_another_network_namespace_is_not_ours(
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["[::1]", "[::]"])
-def test_a_server_on_ipv6_only(stage: Stage, project: Path, host: str) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, host=host), cwd=project)
+def test_a_server_on_ipv6_only(processes: Processes, project: Path, host: str) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, host=host), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -133,9 +135,9 @@ def test_a_server_on_ipv6_only(stage: Stage, project: Path, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.2"])
-def test_a_server_on_another_address(stage: Stage, project: Path, host: str) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, host=host), cwd=project)
+def test_a_server_on_another_address(processes: Processes, project: Path, host: str) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, host=host), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -144,9 +146,11 @@ def test_a_server_on_another_address(stage: Stage, project: Path, host: str) -> 
 
 
 @needs_ipv6
-def test_two_servers_on_one_port_of_both_families(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    servers = [stage.orphan(tcp(port, host=host), cwd=project) for host in ("127.0.0.1", "[::1]")]
+def test_two_servers_on_one_port_of_both_families(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    servers = [
+        processes.orphan(tcp(port, host=host), cwd=project) for host in ("127.0.0.1", "[::1]")
+    ]
 
     outcome = only(free_ports(port))
 
@@ -157,12 +161,12 @@ def test_two_servers_on_one_port_of_both_families(stage: Stage, project: Path) -
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_the_other_protocol_on_the_same_number_is_left_alone(
-    stage: Stage, project: Path, protocol: str
+    processes: Processes, project: Path, protocol: str
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     servers = {
-        "tcp": stage.orphan(tcp(port), cwd=project),
-        "udp": stage.orphan(udp(port), cwd=project),
+        "tcp": processes.orphan(tcp(port), cwd=project),
+        "udp": processes.orphan(udp(port), cwd=project),
     }
 
     outcome = only(free_ports(f"{port}/{protocol}"))
@@ -173,9 +177,11 @@ def test_the_other_protocol_on_the_same_number_is_left_alone(
         assert server.alive == (name != protocol)
 
 
-def test_a_client_that_uses_the_number_for_udp_is_no_holder(stage: Stage, project: Path) -> None:
-    port, target = stage.free_port(), stage.free_port()
-    stage.orphan(udp(target), cwd=project)
+def test_a_client_that_uses_the_number_for_udp_is_no_holder(
+    processes: Processes, project: Path
+) -> None:
+    port, target = processes.free_port(), processes.free_port()
+    processes.orphan(udp(target), cwd=project)
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", port))
         sock.connect(("127.0.0.1", target))
@@ -190,9 +196,9 @@ def test_a_client_that_uses_the_number_for_udp_is_no_holder(stage: Stage, projec
 # Shared and half-open
 
 
-def test_every_member_of_a_reuseport_group_is_stopped(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    servers = [stage.orphan(tcp(port, "--reuseport"), cwd=project) for _ in range(3)]
+def test_every_member_of_a_reuseport_group_is_stopped(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    servers = [processes.orphan(tcp(port, "--reuseport"), cwd=project) for _ in range(3)]
 
     outcome = only(free_ports(port))
 
@@ -202,10 +208,12 @@ def test_every_member_of_a_reuseport_group_is_stopped(stage: Stage, project: Pat
 
 
 @one_backend
-def test_a_reuseport_group_of_two_projects(stage: Stage, project: Path, elsewhere: Path) -> None:
-    port = stage.free_port()
-    ours = stage.orphan(tcp(port, "--reuseport"), cwd=project)
-    theirs = stage.orphan(tcp(port, "--reuseport"), cwd=elsewhere)
+def test_a_reuseport_group_of_two_projects(
+    processes: Processes, project: Path, elsewhere: Path
+) -> None:
+    port = processes.free_port()
+    ours = processes.orphan(tcp(port, "--reuseport"), cwd=project)
+    theirs = processes.orphan(tcp(port, "--reuseport"), cwd=elsewhere)
 
     outcome = only(free_ports(port))
 
@@ -217,10 +225,10 @@ def test_a_reuseport_group_of_two_projects(stage: Stage, project: Path, elsewher
 
 
 def test_a_socket_that_is_bound_and_does_not_listen(
-    stage: Stage, project: Path, backend: str
+    processes: Processes, project: Path, backend: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(serve("--bound", f"127.0.0.1:{port}"), cwd=project)
+    port = processes.free_port()
+    server = processes.orphan(serve("--bound", f"127.0.0.1:{port}"), cwd=project)
 
     outcome = only(free_ports(port, grace=1.0))
 
@@ -236,10 +244,10 @@ def test_a_socket_that_is_bound_and_does_not_listen(
 
 
 def test_fading_connections_of_a_dead_server_are_no_obstacle(
-    stage: Stage, project: Path, backend: str
+    processes: Processes, project: Path, backend: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--close-first"), cwd=project)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--close-first"), cwd=project)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         # Who closes first keeps the connection in TIME_WAIT: here the server, on our port.
         assert connection.recv(64) == b""
@@ -257,9 +265,11 @@ def test_fading_connections_of_a_dead_server_are_no_obstacle(
     assert is_free(port)  # with SO_REUSEADDR
 
 
-def test_an_outgoing_connection_from_the_port_is_explained(stage: Stage, project: Path) -> None:
-    port, target = stage.free_port(), stage.free_port()
-    stage.orphan(tcp(target), cwd=project)
+def test_an_outgoing_connection_from_the_port_is_explained(
+    processes: Processes, project: Path
+) -> None:
+    port, target = processes.free_port(), processes.free_port()
+    processes.orphan(tcp(target), cwd=project)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", port))
         sock.connect(("127.0.0.1", target))
@@ -278,13 +288,13 @@ def test_an_outgoing_connection_from_the_port_is_explained(stage: Stage, project
 
 @needs_root
 @one_backend
-def test_a_port_that_needs_privilege_is_explained(stage: Stage, project: Path) -> None:
+def test_a_port_that_needs_privilege_is_explained(processes: Processes, project: Path) -> None:
     limit = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if limit == 0:
         pytest.skip("no port needs privilege here")
-    port = next(number for number in range(limit - 1, 0, -1) if stage.claim(number))
+    port = next(number for number in range(limit - 1, 0, -1) if processes.claim(number))
 
-    outcome = only(stage.call(port, cwd=project, uid=NOBODY).report())
+    outcome = only(processes.call(port, cwd=project, uid=NOBODY).report())
 
     assert outcome.port == Port(port)
     assert outcome.holders == ()

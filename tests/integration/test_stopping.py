@@ -14,7 +14,7 @@ import pytest
 
 from helpers.processes import (
     Identity,
-    Stage,
+    Processes,
     accepts,
     children,
     command_line,
@@ -39,9 +39,9 @@ needs_uvicorn = pytest.mark.skipif(find_spec("uvicorn") is None, reason="needs u
 # The ladder
 
 
-def test_a_polite_server_ends_after_the_first_signal(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
+def test_a_polite_server_ends_after_the_first_signal(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -49,9 +49,11 @@ def test_a_polite_server_ends_after_the_first_signal(stage: Stage, project: Path
     assert "SIGTERM" in holder(outcome, server).ended
 
 
-def test_a_server_that_ignores_sigterm_ends_after_sigint(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--ignore", "TERM"), cwd=project)
+def test_a_server_that_ignores_sigterm_ends_after_sigint(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--ignore", "TERM"), cwd=project)
 
     outcome = only(free_ports(port, grace=2.0))
 
@@ -59,9 +61,9 @@ def test_a_server_that_ignores_sigterm_ends_after_sigint(stage: Stage, project: 
     assert "SIGINT" in holder(outcome, server).ended
 
 
-def test_a_server_that_ignores_both_is_killed(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
+def test_a_server_that_ignores_both_is_killed(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--ignore", "TERM", "--ignore", "INT"), cwd=project)
 
     outcome = only(free_ports(port, grace=1.0))
 
@@ -71,10 +73,10 @@ def test_a_server_that_ignores_both_is_killed(stage: Stage, project: Path) -> No
     assert not server.alive
 
 
-def test_a_server_may_take_its_time_to_flush(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_server_may_take_its_time_to_flush(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     marker = project / "marker"
-    server = stage.orphan(tcp(port, "--flush", str(marker)), cwd=project)
+    server = processes.orphan(tcp(port, "--flush", str(marker)), cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -84,10 +86,10 @@ def test_a_server_may_take_its_time_to_flush(stage: Stage, project: Path) -> Non
     assert marker.read_text() == "flushed\n"
 
 
-def test_a_stopped_server_wakes_up_to_flush(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_stopped_server_wakes_up_to_flush(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     marker = project / "marker"
-    server = stage.orphan(tcp(port, "--stop-self", "--flush", str(marker)), cwd=project)
+    server = processes.orphan(tcp(port, "--stop-self", "--flush", str(marker)), cwd=project)
     wait_until(lambda: (seen := server.process.stat) and seen.state == "T", "it is stopped")
 
     outcome = only(free_ports(port))
@@ -97,10 +99,10 @@ def test_a_stopped_server_wakes_up_to_flush(stage: Stage, project: Path) -> None
     assert marker.exists()
 
 
-def test_a_server_that_lets_go_may_finish_its_requests(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_server_that_lets_go_may_finish_its_requests(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     marker = project / "marker"
-    server = stage.orphan(tcp(port, "--drain", str(marker)), cwd=project)
+    server = processes.orphan(tcp(port, "--drain", str(marker)), cwd=project)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         assert connection.recv(64) == b"accepted\n"
 
@@ -120,9 +122,11 @@ def test_a_server_that_lets_go_may_finish_its_requests(stage: Stage, project: Pa
 # Who is signalled
 
 
-def test_the_master_is_stopped_and_takes_its_workers_along(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    master = stage.orphan(tcp(port, "--workers", "2"), cwd=project)
+def test_the_master_is_stopped_and_takes_its_workers_along(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    master = processes.orphan(tcp(port, "--workers", "2"), cwd=project)
     workers = master.workers
 
     outcome = only(free_ports(port))
@@ -137,9 +141,11 @@ def test_the_master_is_stopped_and_takes_its_workers_along(stage: Stage, project
 
 
 @one_backend
-def test_workers_whose_master_is_dead_are_stopped_together(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
-    master = stage.orphan(tcp(port, "--workers", "3"), cwd=project)
+def test_workers_whose_master_is_dead_are_stopped_together(
+    processes: Processes, project: Path
+) -> None:
+    port = processes.free_port()
+    master = processes.orphan(tcp(port, "--workers", "3"), cwd=project)
     workers = master.workers
     master.process.send(signal.SIGKILL)
     master.wait_gone()
@@ -155,10 +161,10 @@ def test_workers_whose_master_is_dead_are_stopped_together(stage: Stage, project
     assert all(each.root for each in outcome.holders)
 
 
-def test_a_shell_around_the_server_is_no_obstacle(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_shell_around_the_server_is_no_obstacle(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     # `; true` keeps the shell: without it, it would become the server by exec.
-    shell = stage.orphan(["sh", "-c", f"{shlex.join(tcp(port))}; true"], cwd=project)
+    shell = processes.orphan(["sh", "-c", f"{shlex.join(tcp(port))}; true"], cwd=project)
     server = shell.server
     assert server != shell.process
 
@@ -171,13 +177,13 @@ def test_a_shell_around_the_server_is_no_obstacle(stage: Stage, project: Path) -
 
 
 def test_who_shares_a_socket_with_a_kept_holder_is_kept(
-    stage: Stage, project: Path, elsewhere: Path
+    processes: Processes, project: Path, elsewhere: Path
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     sleep = shlex.join(launch("orphan", ["sleep", "1000"]))
     script = f"cd {project} && {sleep}; cd {elsewhere} && {sleep}"
     # Both sleepers have the listener that they were handed down; who opened it has ended.
-    opener = stage.orphan(tcp(port, "--hand-down", "--run", "--", "sh", "-c", script))
+    opener = processes.orphan(tcp(port, "--hand-down", "--run", "--", "sh", "-c", script))
     ours, theirs = opener.wait_launched(), opener.wait_launched()
     opener.wait_gone()
 
@@ -192,10 +198,10 @@ def test_who_shares_a_socket_with_a_kept_holder_is_kept(
 
 
 def test_a_thread_that_outlived_its_leader_holds_the_port(
-    stage: Stage, project: Path, backend: str
+    processes: Processes, project: Path, backend: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port, "--dead-main"), cwd=project)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port, "--dead-main"), cwd=project)
     wait_until(lambda: (seen := server.process.stat) and seen.state == "Z", "the leader has ended")
 
     outcome = only(free_ports(port, grace=1.0))
@@ -214,11 +220,11 @@ def test_a_thread_that_outlived_its_leader_holds_the_port(
 
 
 @needs_gunicorn
-def test_gunicorn_with_workers(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_gunicorn_with_workers(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     (project / "shop.py").write_text(_WSGI)
     command = [sys.executable, "-m", "gunicorn", "--workers=2", f"--bind=127.0.0.1:{port}"]
-    master = stage.orphan([*command, "shop:application"], cwd=project, listening=port)
+    master = processes.orphan([*command, "shop:application"], cwd=project, listening=port)
     workers = wait_until(
         lambda: len(found := children(master.pid)) == 2 and [*map(Identity.of, found)],
         "two workers",
@@ -242,10 +248,10 @@ def application(environ, start_response):
 
 
 @needs_uvicorn
-def test_uvicorn_with_reload(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_uvicorn_with_reload(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     (project / "shop.py").write_text(_ASGI)
-    reloader = stage.orphan([*_uvicorn(port), "--reload"], cwd=project, listening=port)
+    reloader = processes.orphan([*_uvicorn(port), "--reload"], cwd=project, listening=port)
     # The reloader binds; that its worker is up shows in an answer.
     with _asking(port, "/", b"hello"):
         pass
@@ -260,10 +266,10 @@ def test_uvicorn_with_reload(stage: Stage, project: Path) -> None:
 
 
 @needs_uvicorn
-def test_uvicorn_with_an_open_stream(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_uvicorn_with_an_open_stream(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     (project / "shop.py").write_text(_ASGI)
-    server = stage.orphan(_uvicorn(port), cwd=project, listening=port)
+    server = processes.orphan(_uvicorn(port), cwd=project, listening=port)
     with _asking(port, "/stream", b"tick"):
         outcome = only(free_ports(port, grace=2.0))
 
@@ -305,40 +311,40 @@ async def application(scope, receive, send):
 
 
 def test_a_supervisor_that_somebody_looks_after_is_named_and_spared(
-    stage: Stage, elsewhere: Path
+    processes: Processes, elsewhere: Path
 ) -> None:
-    port = stage.free_port()
-    staged = stage.attended(supervisor(tcp(port)), cwd=elsewhere)
-    first = staged.server
+    port = processes.free_port()
+    started_one = processes.attended(supervisor(tcp(port)), cwd=elsewhere)
+    first = started_one.server
 
     # The scope covers the server, and nobody but the server.
     outcome = only(free_ports(port, scope="mine"))
 
     assert outcome.status == "busy"
     assert holder(outcome, first).verdict.rule == "mine"
-    assert str(staged.pid) in notes(outcome)["restarted"]
+    assert str(started_one.pid) in notes(outcome)["restarted"]
     assert not first.alive
-    assert staged.alive
+    assert started_one.alive
     wait_until(lambda: accepts(port), "the server is back")
 
 
 def test_a_supervisor_that_is_an_orphan_itself_is_stopped_with_its_server(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
-    port = stage.free_port()
-    staged = stage.orphan(supervisor(tcp(port)), cwd=project)
+    port = processes.free_port()
+    started_one = processes.orphan(supervisor(tcp(port)), cwd=project)
 
     outcome = only(free_ports(port, scope="mine"))
 
     assert outcome.status == "freed"
-    staged.wait_gone()
+    started_one.wait_gone()
     assert is_free(port)
 
 
-def test_a_loop_in_a_forgotten_shell_is_stopped(stage: Stage, project: Path) -> None:
-    port = stage.free_port()
+def test_a_loop_in_a_forgotten_shell_is_stopped(processes: Processes, project: Path) -> None:
+    port = processes.free_port()
     loop = f"while :; do {shlex.join(tcp(port))}; done"
-    shell = stage.orphan(["sh", "-c", loop], cwd=project)
+    shell = processes.orphan(["sh", "-c", loop], cwd=project)
 
     outcome = only(free_ports(port))
 
@@ -348,27 +354,29 @@ def test_a_loop_in_a_forgotten_shell_is_stopped(stage: Stage, project: Path) -> 
 
 
 @one_backend
-def test_a_supervisor_is_left_alone_where_its_server_is(stage: Stage, elsewhere: Path) -> None:
-    port = stage.free_port()
-    staged = stage.orphan(supervisor(tcp(port)), cwd=elsewhere)
-    server = staged.server
+def test_a_supervisor_is_left_alone_where_its_server_is(
+    processes: Processes, elsewhere: Path
+) -> None:
+    port = processes.free_port()
+    started_one = processes.orphan(supervisor(tcp(port)), cwd=elsewhere)
+    server = started_one.server
 
     outcome = only(free_ports(port))
 
     assert outcome.status == "busy"
     assert holder(outcome, server).verdict.rule == "attended"
-    assert str(staged.pid) in holder(outcome, server).launcher
+    assert str(started_one.pid) in holder(outcome, server).launcher
     assert server.alive
-    assert staged.alive
+    assert started_one.alive
 
 
 @one_backend
 def test_other_descendants_and_the_process_group_are_left_alone(
-    stage: Stage, project: Path
+    processes: Processes, project: Path
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     # A helper of the server's, which has nothing to do with the port, in the same process group.
-    server = stage.orphan(tcp(port, "--run", "--", "sleep", "1000"), cwd=project)
+    server = processes.orphan(tcp(port, "--run", "--", "sleep", "1000"), cwd=project)
     (helper,) = wait_until(lambda: children(server.pid), "it has started its helper")
     # Until it has become `sleep` by exec, it has its parent's sockets open.
     wait_until(lambda: command_line(helper)[:1] == ["sleep"], "the helper is at work")

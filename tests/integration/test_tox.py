@@ -16,7 +16,7 @@ from helpers.processes import (
     PATIENCE,
     SERVERS,
     TOKEN,
-    Stage,
+    Processes,
     accepts,
     http_server,
     is_free,
@@ -111,8 +111,8 @@ class Running:
 class Tox:
     """Runs tox in a project."""
 
-    def __init__(self, stage: Stage, project: Path, work: Path) -> None:
-        self._stage = stage
+    def __init__(self, processes: Processes, project: Path, work: Path) -> None:
+        self._stage = processes
         self._work = work
         self._running: list[subprocess.Popen[bytes]] = []
         self.project = project
@@ -158,8 +158,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tox(stage: Stage, project: Path, work: Path) -> Iterator[Tox]:
-    tox = Tox(stage, project, work)
+def tox(processes: Processes, project: Path, work: Path) -> Iterator[Tox]:
+    tox = Tox(processes, project, work)
     try:
         yield tox
     finally:
@@ -193,12 +193,12 @@ def as_pyproject(port: int) -> tuple[str, str]:
 
 @pytest.mark.parametrize("write", [as_ini, as_toml, as_pyproject])
 def test_ports_are_freed_before_the_commands_and_after_them(
-    tox: Tox, stage: Stage, write: Callable[[int], tuple[str, str]]
+    tox: Tox, processes: Processes, write: Callable[[int], tuple[str, str]]
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     name, text = write(port)
     (tox.project / name).write_text(text)
-    old = stage.orphan(tcp(port), cwd=tox.project, env={"PYTEST_CURRENT_TEST": TEST})
+    old = processes.orphan(tcp(port), cwd=tox.project, env={"PYTEST_CURRENT_TEST": TEST})
 
     ended = tox.run("run")
 
@@ -213,10 +213,12 @@ def test_ports_are_freed_before_the_commands_and_after_them(
     assert f"started in {TEST}" in after
 
 
-def test_commands_get_the_id_of_the_run_within_the_one_around_tox(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
-    tox.ini(guarded=[f"free_ports = {port}", serves(port)], plain=[serves(stage.free_port())])
-    around = stage.run_id(alive=True)
+def test_commands_get_the_id_of_the_run_within_the_one_around_tox(
+    tox: Tox, processes: Processes
+) -> None:
+    port = processes.free_port()
+    tox.ini(guarded=[f"free_ports = {port}", serves(port)], plain=[serves(processes.free_port())])
+    around = processes.run_id(alive=True)
 
     ended = tox.run("run", env={"PORTFREE_RUN_ID": around})
 
@@ -226,8 +228,8 @@ def test_commands_get_the_id_of_the_run_within_the_one_around_tox(tox: Tox, stag
     assert ids[0] != ids[1]
 
 
-def test_an_environment_without_ports_is_left_alone(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
+def test_an_environment_without_ports_is_left_alone(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
     tox.ini(a=[serves(port)])
 
     ended = tox.run("run")
@@ -238,8 +240,8 @@ def test_an_environment_without_ports_is_left_alone(tox: Tox, stage: Stage) -> N
     assert accepts(port)
 
 
-def test_after_a_failing_command(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
+def test_after_a_failing_command(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
     # What is wrong in the end must not hide what was wrong in the commands.
     tox.ini(a=[f"free_ports = {port}", "free_ports_leaks = fail", serves(port, 3)])
 
@@ -251,8 +253,8 @@ def test_after_a_failing_command(tox: Tox, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("post", [(), ("commands_post = python -V",)])
-def test_after_ctrl_c(tox: Tox, stage: Stage, post: tuple[str, ...]) -> None:
-    port = stage.free_port()
+def test_after_ctrl_c(tox: Tox, processes: Processes, post: tuple[str, ...]) -> None:
+    port = processes.free_port()
     tox.ini(a=[f"free_ports = {port}", serves(port, 0, "never"), *post])
     running = tox.start("run")
     running.wait_for("run id:")
@@ -265,8 +267,8 @@ def test_after_ctrl_c(tox: Tox, stage: Stage, post: tuple[str, ...]) -> None:
     assert f"started in {TEST}" in ended.line(f"freed {port}/tcp")
 
 
-def test_the_run_after_a_killed_one_names_the_test(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
+def test_the_run_after_a_killed_one_names_the_test(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
     tox.ini(a=[f"free_ports = {port}", serves(port, 0, "go")])
     killed = tox.start("run")
     killed.wait_for("run id:")
@@ -282,8 +284,10 @@ def test_the_run_after_a_killed_one_names_the_test(tox: Tox, stage: Stage) -> No
     assert f"started in {TEST}" in before
 
 
-def test_what_one_environment_left_behind_is_freed_for_the_next(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
+def test_what_one_environment_left_behind_is_freed_for_the_next(
+    tox: Tox, processes: Processes
+) -> None:
+    port = processes.free_port()
     tox.ini(careless=[serves(port)], guarded=[f"free_ports = {port}", serves(port)])
 
     ended = tox.run("run")
@@ -299,8 +303,8 @@ def test_what_one_environment_left_behind_is_freed_for_the_next(tox: Tox, stage:
 # In parallel
 
 
-def test_parallel_environments_cannot_share_a_port(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
+def test_parallel_environments_cannot_share_a_port(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
     section = [f"free_ports = {port}", serves(port, 0, "go")]
     tox.ini(one=section, two=section)
     running = tox.start("-p", "all", "-o")
@@ -323,9 +327,9 @@ def test_parallel_environments_cannot_share_a_port(tox: Tox, stage: Stage) -> No
 
 
 def test_parallel_environments_with_one_port_take_turns_if_they_may_wait(
-    tox: Tox, stage: Stage
+    tox: Tox, processes: Processes
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     section = [f"free_ports = {port}", "free_ports_wait = 60", serves(port, 0)]
     tox.ini(one=section, two=section)
 
@@ -336,8 +340,8 @@ def test_parallel_environments_with_one_port_take_turns_if_they_may_wait(
     assert ended.output.count(f"freed {port}/tcp") == 2, ended.output
 
 
-def test_parallel_environments_leave_each_other_alone(tox: Tox, stage: Stage) -> None:
-    one, two = stage.free_port(), stage.free_port()
+def test_parallel_environments_leave_each_other_alone(tox: Tox, processes: Processes) -> None:
+    one, two = processes.free_port(), processes.free_port()
     # One has begun when the other one starts its server, and ends while that is at work.
     tox.ini(
         one=[f"free_ports = {one}", serves(one, 0, "one")],
@@ -367,8 +371,8 @@ def test_parallel_environments_leave_each_other_alone(tox: Tox, stage: Stage) ->
 
 
 @pytest.mark.parametrize("leaks", ["warn", "stop", "fail"])
-def test_leaks(tox: Tox, stage: Stage, leaks: str) -> None:
-    port, leaked = stage.free_port(), stage.free_port()
+def test_leaks(tox: Tox, processes: Processes, leaks: str) -> None:
+    port, leaked = processes.free_port(), processes.free_port()
     tox.ini(a=[f"free_ports = {port}", f"free_ports_leaks = {leaks}", serves(leaked)])
 
     ended = tox.run("run")
@@ -379,9 +383,9 @@ def test_leaks(tox: Tox, stage: Stage, leaks: str) -> None:
     assert accepts(leaked) is (leaks == "warn")
 
 
-def test_a_port_that_stays_busy(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
-    server = stage.attended(http_server(port), cwd=tox.project, listening=port)
+def test_a_port_that_stays_busy(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
+    server = processes.attended(http_server(port), cwd=tox.project, listening=port)
     commands = "commands = python -c \"print('at', 'work')\""
     tox.ini(
         warn=[f"free_ports = {port}", commands],
@@ -427,9 +431,9 @@ def test_wrong_values_are_named_in_one_line(tox: Tox) -> None:
         assert value in line
 
 
-def test_it_can_be_turned_off(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=tox.project)
+def test_it_can_be_turned_off(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=tox.project)
     says = "commands = python -c 'import os; print(os.environ)'"
     tox.ini(a=[f"free_ports = {port}", "free_ports_on_busy = fail", says])
 
@@ -452,8 +456,8 @@ def test_a_number_in_toml_is_explained(tox: Tox) -> None:
     assert 'write free_ports = ["8000"]' in ended.line("failed with")
 
 
-def test_a_fault_of_portfree_turns_nothing_red(tox: Tox, stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_fault_of_portfree_turns_nothing_red(tox: Tox, processes: Processes) -> None:
+    port = processes.free_port()
     tox.ini(a=[f"free_ports = {port}", serves(port)], b=[f"free_ports = {port}", serves(port)])
     (tox.project / "toxfile.py").write_text(
         "import portfree.run, portfree._plugins.tox4\n"
@@ -475,22 +479,28 @@ def test_a_fault_of_portfree_turns_nothing_red(tox: Tox, stage: Stage) -> None:
 # Installed by tox itself
 
 
-def test_tox_provides_itself_with_the_plugin(stage: Stage, project: Path, tmp_path: Path) -> None:
+def test_tox_provides_itself_with_the_plugin(
+    processes: Processes, project: Path, tmp_path: Path
+) -> None:
     wheels, plain = tmp_path / "wheels", tmp_path / "plain"
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    run(stage, *pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(export(tmp_path)))
+    run(processes, *pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(export(tmp_path)))
     # A tox that knows nothing of portfree: the plugin must come from what it installs.
-    run(stage, sys.executable, "-m", "venv", str(plain))
-    run(stage, str(plain / "bin" / "python"), "-m", "pip", "--quiet", "install", "tox")
-    port = stage.free_port()
+    run(processes, sys.executable, "-m", "venv", str(plain))
+    run(processes, str(plain / "bin" / "python"), "-m", "pip", "--quiet", "install", "tox")
+    port = processes.free_port()
     (project / "tox.ini").write_text(
         "[tox]\nrequires = portfree\nno_package = true\nenv_list = a\n"
         f"[testenv]\nfree_ports = {port}\ncommands = python -V\n"
     )
-    old = stage.orphan(tcp(port), cwd=project, env={"PYTEST_CURRENT_TEST": TEST})
+    old = processes.orphan(tcp(port), cwd=project, env={"PYTEST_CURRENT_TEST": TEST})
 
     said = run(
-        stage, str(plain / "bin" / "tox"), "run", cwd=project, env={"PIP_FIND_LINKS": str(wheels)}
+        processes,
+        str(plain / "bin" / "tox"),
+        "run",
+        cwd=project,
+        env={"PIP_FIND_LINKS": str(wheels)},
     )
 
     assert f"started in {TEST}" in said
@@ -507,12 +517,15 @@ def export(folder: Path) -> Path:
 
 
 def run(
-    stage: Stage, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    processes: Processes,
+    *command: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
-        env=stage.environment(env),
+        env=processes.environment(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

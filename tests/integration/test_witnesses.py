@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import Stage, serve, tcp, wait_until
+from helpers.processes import Processes, serve, tcp, wait_until
 from portfree import Port
 from portfree._system.interface import Lock, Socket
 from portfree._system.linux import LinuxSystem
@@ -44,17 +44,17 @@ def facts(system: System, pid: int) -> Process:
     return found
 
 
-def forked(stage: Stage, then: str = "pass") -> int:
+def forked(processes: Processes, then: str = "pass") -> int:
     """The pid of a process that was forked, and has executed nothing since."""
-    staged = stage.orphan([sys.executable, "-S", "-c", FORKED.format(then=then)])
-    staged.wait_ready()
-    pid: int = staged.facts["pid"]
+    started_one = processes.orphan([sys.executable, "-S", "-c", FORKED.format(then=then)])
+    started_one.wait_ready()
+    pid: int = started_one.facts["pid"]
     return pid
 
 
-def test_a_fork_is_told_from_what_was_executed(stage: Stage) -> None:
+def test_a_fork_is_told_from_what_was_executed(processes: Processes) -> None:
     system = LinuxSystem()
-    pid = forked(stage)
+    pid = forked(processes)
 
     copy = facts(system, pid)
     assert copy.ppid is not None
@@ -76,17 +76,17 @@ def test_a_fork_is_told_from_what_was_executed(stage: Stage) -> None:
     ],
 )
 def test_an_environment_is_read_or_wiped(
-    stage: Stage,
+    processes: Processes,
     system: type[LinuxSystem | PortableSystem],
     prefix: list[str],
     flags: list[str],
     environment: str,
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     if prefix:  # it cannot say that it is ready
-        stage.attended([*prefix, *tcp(port, *flags)], listening=port)
+        processes.attended([*prefix, *tcp(port, *flags)], listening=port)
     else:
-        stage.attended(tcp(port, *flags))
+        processes.attended(tcp(port, *flags))
     (found,) = LinuxSystem().sockets([Port(port)])
     (holders,) = LinuxSystem().owners([found.id]).pids.values()
     (pid,) = holders
@@ -131,47 +131,53 @@ def test_what_is_left_of_an_environment(
     assert (found.environment, found.forked, found.start) == (environment, True, 4711)
 
 
-def test_a_directory_that_was_removed_is_still_that_place(stage: Stage, tmp_path: Path) -> None:
+def test_a_directory_that_was_removed_is_still_that_place(
+    processes: Processes, tmp_path: Path
+) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
-    staged = stage.orphan(["sleep", "1000"], cwd=folder)
+    started_one = processes.orphan(["sleep", "1000"], cwd=folder)
     folder.rmdir()
 
     for system in (LinuxSystem(), PortableSystem()):
-        assert facts(system, staged.pid).cwd == str(folder)
+        assert facts(system, started_one.pid).cwd == str(folder)
 
 
-def test_a_directory_may_be_called_deleted(stage: Stage, tmp_path: Path) -> None:
+def test_a_directory_may_be_called_deleted(processes: Processes, tmp_path: Path) -> None:
     folder = tmp_path / "old (deleted)"
     folder.mkdir()
-    staged = stage.orphan(["sleep", "1000"], cwd=folder)
+    started_one = processes.orphan(["sleep", "1000"], cwd=folder)
 
-    assert facts(LinuxSystem(), staged.pid).cwd == str(folder)
+    assert facts(LinuxSystem(), started_one.pid).cwd == str(folder)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_process_that_runs(stage: Stage, system: type[LinuxSystem | PortableSystem]) -> None:
-    busy = stage.child([sys.executable, "-S", "-c", "while True: pass"])
-    idle = stage.child(tcp(stage.free_port()))
+def test_a_process_that_runs(
+    processes: Processes, system: type[LinuxSystem | PortableSystem]
+) -> None:
+    busy = processes.child([sys.executable, "-S", "-c", "while True: pass"])
+    idle = processes.child(tcp(processes.free_port()))
     wait_until(lambda: facts(system(), busy.pid).running, "it runs")
     wait_until(lambda: not facts(system(), idle.pid).running, "it waits")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_stopped_process(stage: Stage, system: type[LinuxSystem | PortableSystem]) -> None:
-    staged = stage.orphan(["sleep", "1000"])
-    assert not facts(system(), staged.pid).stopped
+def test_a_stopped_process(
+    processes: Processes, system: type[LinuxSystem | PortableSystem]
+) -> None:
+    started_one = processes.orphan(["sleep", "1000"])
+    assert not facts(system(), started_one.pid).stopped
 
-    staged.process.send(signal.SIGSTOP)
-    wait_until(lambda: facts(system(), staged.pid).stopped, "it is stopped")
+    started_one.process.send(signal.SIGSTOP)
+    wait_until(lambda: facts(system(), started_one.pid).stopped, "it is stopped")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_present_moment_is_later_than_a_start(
-    stage: Stage, system: type[LinuxSystem | PortableSystem]
+    processes: Processes, system: type[LinuxSystem | PortableSystem]
 ) -> None:
     before = system().moment()
-    start = facts(system(), stage.orphan(["sleep", "1000"]).pid).start
+    start = facts(system(), processes.orphan(["sleep", "1000"]).pid).start
 
     assert before <= start <= system().moment()
 
@@ -181,12 +187,12 @@ def test_the_present_moment_is_later_than_a_start(
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_far_end_of_a_connection(
-    stage: Stage, system: type[LinuxSystem | PortableSystem]
+    processes: Processes, system: type[LinuxSystem | PortableSystem]
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port))
+    port = processes.free_port()
+    server = processes.orphan(tcp(port))
     alone = system().peers(server.pid)
-    client = stage.orphan(serve("--connect", f"127.0.0.1:{port}"))
+    client = processes.orphan(serve("--connect", f"127.0.0.1:{port}"))
 
     assert alone == frozenset()
     wait_until(lambda: system().peers(server.pid) == {client.pid}, "the client is seen")
@@ -195,25 +201,25 @@ def test_the_far_end_of_a_connection(
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_far_end_where_one_end_speaks_ipv6(
-    stage: Stage, system: type[LinuxSystem | PortableSystem]
+    processes: Processes, system: type[LinuxSystem | PortableSystem]
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     family = socket.AF_INET6
     with socket.create_server(("::", port), family=family, dualstack_ipv6=True) as listener:
         connect = f"exec 3<>/dev/tcp/127.0.0.1/{port}; exec sleep 1000"
-        client = stage.orphan(["bash", "-c", connect])
+        client = processes.orphan(["bash", "-c", connect])
         connection, _ = listener.accept()
         with connection:
             assert system().peers(client.pid) == {os.getpid()}
 
 
-def test_a_process_that_has_ended_has_no_connections(stage: Stage) -> None:
-    staged = stage.orphan(["sleep", "1000"])
-    staged.process.send(signal.SIGKILL)
-    staged.wait_gone()
+def test_a_process_that_has_ended_has_no_connections(processes: Processes) -> None:
+    started_one = processes.orphan(["sleep", "1000"])
+    started_one.process.send(signal.SIGKILL)
+    started_one.wait_gone()
 
-    assert LinuxSystem().peers(staged.pid) == frozenset()
-    assert PortableSystem().peers(staged.pid) == frozenset()
+    assert LinuxSystem().peers(started_one.pid) == frozenset()
+    assert PortableSystem().peers(started_one.pid) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -230,8 +236,8 @@ def test_mapped_addresses(address: str, plain: str) -> None:
     assert unmapped(address) == plain
 
 
-def test_a_connection_of_a_socket_to_itself_holds_its_port(stage: Stage) -> None:
-    port = stage.free_port()
+def test_a_connection_of_a_socket_to_itself_holds_its_port(processes: Processes) -> None:
+    port = processes.free_port()
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", port))
         sock.connect(("127.0.0.1", port))

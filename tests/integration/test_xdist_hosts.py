@@ -19,8 +19,8 @@ import pytest
 
 from helpers.processes import (
     Identity,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     needs_namespace,
     needs_program,
     needs_root,
@@ -57,9 +57,9 @@ def touch(name):
 class Namespace:
     """A network namespace with its own loopback, and so its own ports."""
 
-    def __init__(self, name: str, stage: Stage) -> None:
+    def __init__(self, name: str, processes: Processes) -> None:
         self.name = name
-        self.stage = stage
+        self.started = processes
 
     def command(self, *command: str) -> list[str]:
         return ["ip", "netns", "exec", self.name, *command]
@@ -69,14 +69,14 @@ class Namespace:
         """What gives xdist two workers in here."""
         return f"2*popen//python={' '.join(self.command(sys.executable))}"
 
-    def orphan(self, port: int, cwd: Path, **env: str) -> Staged:
+    def orphan(self, port: int, cwd: Path, **env: str) -> Started:
         """A server in here that a run has left behind, in a test that bears the name of this."""
         env = {
-            "PORTFREE_RUN_ID": self.stage.run_id(alive=False),
+            "PORTFREE_RUN_ID": self.started.run_id(alive=False),
             "PYTEST_CURRENT_TEST": f"tests/test_api.py::test_{self.name} (setup)",
             **env,
         }
-        return self.stage.orphan(self.command(*tcp(port)), cwd=cwd, env=env)
+        return self.started.orphan(self.command(*tcp(port)), cwd=cwd, env=env)
 
     def processes(self) -> list[int]:
         command = ["ip", "netns", "pids", self.name]
@@ -90,18 +90,18 @@ class Namespace:
 
 
 @pytest.fixture
-def suite(stage: Stage, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(processes: Processes, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     bytecode = tmp_path_factory.getbasetemp() / "bytecode"  # compiled by the first test alone
-    return Suite(stage, tmp_path / "shop", bytecode)
+    return Suite(processes, tmp_path / "shop", bytecode)
 
 
 @pytest.fixture
-def port(stage: Stage) -> int:
-    return stage.free_port()
+def port(processes: Processes) -> int:
+    return processes.free_port()
 
 
 @pytest.fixture
-def new_namespace(stage: Stage) -> Iterator[Callable[[], Namespace]]:
+def new_namespace(processes: Processes) -> Iterator[Callable[[], Namespace]]:
     """Makes network namespaces, and takes them away again."""
     with ExitStack() as made:
 
@@ -116,7 +116,7 @@ def new_namespace(stage: Stage) -> Iterator[Callable[[], Namespace]]:
                 ip("netns", "exec", name, "ip", "link", "set", "lo", "up")
             except subprocess.CalledProcessError as error:
                 pytest.skip(f"no program can be run in a network namespace: {error.stderr}")
-            return Namespace(name, stage)
+            return Namespace(name, processes)
 
         yield make
 
@@ -142,7 +142,7 @@ def needs_namespaces(test: Callable[..., None]) -> Callable[..., None]:
 def test_the_ports_of_two_namespaces_are_freed_before_and_after(
     suite: Suite, port: int, new_namespace: Callable[[], Namespace]
 ) -> None:
-    other = suite.stage.free_port()
+    other = suite.processes.free_port()
     one, two = new_namespace(), new_namespace()
     orphans = [each.orphan(port, suite.folder) for each in (one, two)]
     suite.guard(port, leaks="stop")
@@ -264,7 +264,7 @@ def test_on_busy_fail_starts_no_test_anywhere(
 ) -> None:
     one, two = new_namespace(), new_namespace()
     one.orphan(port, suite.folder)
-    server = suite.stage.attended(two.command(*tcp(port)), cwd=elsewhere)
+    server = suite.processes.attended(two.command(*tcp(port)), cwd=elsewhere)
     suite.guard(port, on_busy="fail")
     suite.write("tests/test_it.py", WORKER + "\ndef test_it():\n    touch('tested')\n")
 
@@ -507,7 +507,7 @@ class Far:
             f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nStrictModes no\n"
             "PermitRootLogin yes\nUsePAM no\nPidFile none\n"
             # With the stage's mark, so that it finds what may be left.
-            f"SetEnv STAGE_TOKEN={namespace.stage.token}\n"
+            f"SetEnv STAGE_TOKEN={namespace.started.token}\n"
         )
         # sshd insists on this folder, which must not appear on the machine itself: programs that
         # are run in a namespace have mounts of their own (ip-netns(8)).

@@ -23,8 +23,8 @@ import pytest
 from helpers.processes import (
     HERE,
     PATIENCE,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     client,
     is_free,
     one_backend,
@@ -54,13 +54,15 @@ LATE = 3.0
 machines than ours, on which it was not needed."""
 
 
-def crowd(stage: Stage, project: Path, members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def crowd(
+    processes: Processes, project: Path, members: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Let them all do what they want at once, and return what each of them says (crowd.py)."""
     asked = [{"options": {}, **member} for member in members]
     process = subprocess.run(
         [sys.executable, str(CROWD), *map(json.dumps, asked)],
         cwd=project,
-        env=stage.environment({"PORTFREE_BACKEND": os.environ["PORTFREE_BACKEND"]}),
+        env=processes.environment({"PORTFREE_BACKEND": os.environ["PORTFREE_BACKEND"]}),
         stdout=subprocess.PIPE,
         timeout=6 * PATIENCE,
         check=True,
@@ -75,17 +77,20 @@ def crowd(stage: Stage, project: Path, members: Sequence[dict[str, Any]]) -> lis
 class Bystanders:
     """Processes that have nothing to do with it, and write down every signal that they get."""
 
-    stage: Stage
-    records: list[tuple[Staged, Path]] = field(default_factory=list)
+    processes: Processes
+    records: list[tuple[Started, Path]] = field(default_factory=list)
 
     def add(self, command: Sequence[str], cwd: Path, *, attended: bool = False) -> None:
-        record = self.stage.folder / f"signals-{secrets.token_hex(4)}"
-        start = self.stage.attended if attended else self.stage.orphan
+        record = self.processes.folder / f"signals-{secrets.token_hex(4)}"
+        start = self.processes.attended if attended else self.processes.orphan
         self.records.append((start([*command, "--record", str(record)], cwd=cwd), record))
 
     def hit(self) -> int:
         """How many of them got a signal, or are dead."""
-        return sum(not staged.alive or record.read_text() != "" for staged, record in self.records)
+        return sum(
+            not started_one.alive or record.read_text() != ""
+            for started_one, record in self.records
+        )
 
 
 # Many calls
@@ -96,21 +101,21 @@ HABITS: tuple[tuple[str, ...], ...] = (("--ignore", "TERM"), ("--workers", "3"),
 
 @one_backend  # psutil reads each socket of each process: fifty who do that get in their own way
 def test_many_calls_for_one_port(
-    stage: Stage, project: Path, elsewhere: Path, figures: Figures, *, long: bool
+    processes: Processes, project: Path, elsewhere: Path, figures: Figures, *, long: bool
 ) -> None:
     grace = 6.0
     rounds = 20 if long else 2
     for habit in (HABITS * rounds)[:rounds]:
-        port, neighbour, other = stage.free_ports(lambda port: (port, port + 1, port * 10))
-        server = stage.orphan(tcp(port, *habit), cwd=project)
-        bystanders = Bystanders(stage)
+        port, neighbour, other = processes.free_ports(lambda port: (port, port + 1, port * 10))
+        server = processes.orphan(tcp(port, *habit), cwd=project)
+        bystanders = Bystanders(processes)
         bystanders.add(client(port), elsewhere)
         bystanders.add(tcp(neighbour), elsewhere)
         bystanders.add(tcp(other), project)
 
         asked = {"ports": [port], "options": {"grace": grace}}
         answers = crowd(
-            stage,
+            processes,
             project,
             [
                 *[{"kind": "process", **asked}] * 20,
@@ -134,10 +139,10 @@ def test_many_calls_for_one_port(
 
 
 def test_threads_do_not_take_each_other_for_holders(
-    stage: Stage, figures: Figures, *, long: bool
+    processes: Processes, figures: Figures, *, long: bool
 ) -> None:
     # A thread that has bound its probe may have to wait for the interpreter's lock to let go of it.
-    port = stage.free_port()
+    port = processes.free_port()
     until = time.monotonic() + (20.0 if long else 2.0)
     seconds: list[float] = []
     busy: list[Outcome] = []
@@ -169,11 +174,11 @@ def test_threads_do_not_take_each_other_for_holders(
 
 @one_backend
 def test_many_guarded_runs(
-    stage: Stage, project: Path, figures: Figures, tmp_path: Path, *, long: bool
+    processes: Processes, project: Path, figures: Figures, tmp_path: Path, *, long: bool
 ) -> None:
     wait, grace = 20.0, 3.0
     for number in range(10 if long else 1):
-        a, b, c, *own = ports = [stage.free_port() for _ in range(13)]
+        a, b, c, *own = ports = [processes.free_port() for _ in range(13)]
         # Half of the runs have a port to themselves, the others want what others want too.
         wanted = [[port] for port in own] + [[a], [a, b], [b], [b, c], [c]] * 2
         members = [
@@ -187,7 +192,7 @@ def test_many_guarded_runs(
             for n in range(20)
         ]
 
-        answers = crowd(stage, project, members)
+        answers = crowd(processes, project, members)
 
         for n, (member, each) in enumerate(zip(members, answers, strict=True)):
             passes = [each[when] for when in ("before", "after") if each[when]]
@@ -206,7 +211,7 @@ def test_many_guarded_runs(
                 assert each["up"], each
                 assert each["after"]["ok"], each
         assert all(map(is_free, ports))
-        wait_until(lambda: not list(stage.members()), "no process of a run is left")
+        wait_until(lambda: not list(processes.members()), "no process of a run is left")
 
 
 def senders(member: dict[str, Any]) -> list[int]:
@@ -230,14 +235,14 @@ def keeping(report: dict[str, Any]) -> Iterator[str]:
 
 
 def test_a_storm_of_forks(
-    stage: Stage, project: Path, elsewhere: Path, figures: Figures, *, long: bool
+    processes: Processes, project: Path, elsewhere: Path, figures: Figures, *, long: bool
 ) -> None:
-    bystanders = Bystanders(stage)
+    bystanders = Bystanders(processes)
     bystanders.add(serve("--storm", "8"), elsewhere)  # children that end at once, and hold nothing
     for _ in range(15 if long else 3):
-        port = stage.free_port()
+        port = processes.free_port()
         # Each child has the listening socket, for the time that it lives.
-        server = stage.orphan(tcp(port, "--storm", "8"), cwd=project)
+        server = processes.orphan(tcp(port, "--storm", "8"), cwd=project)
 
         outcome = ask(port, figures, bystanders, grace=2.0)
 
@@ -246,13 +251,13 @@ def test_a_storm_of_forks(
 
 
 def test_a_server_that_is_another_process_every_moment(
-    stage: Stage, project: Path, elsewhere: Path, figures: Figures, *, long: bool
+    processes: Processes, project: Path, elsewhere: Path, figures: Figures, *, long: bool
 ) -> None:
-    bystanders = Bystanders(stage)
-    bystanders.add(tcp(stage.free_port()), elsewhere)
+    bystanders = Bystanders(processes)
+    bystanders.add(tcp(processes.free_port()), elsewhere)
     for _ in range(4 if long else 1):
-        port = stage.free_port()
-        stage.orphan(tcp(port, "--wander", "4"), cwd=project)
+        port = processes.free_port()
+        processes.orphan(tcp(port, "--wander", "4"), cwd=project)
 
         outcome = ask(port, figures, bystanders, grace=1.0)
 
@@ -264,7 +269,7 @@ def test_a_server_that_is_another_process_every_moment(
 
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
 def test_servers_that_come_and_go(
-    stage: Stage,
+    processes: Processes,
     elsewhere: Path,
     figures: Figures,
     backend: str,
@@ -273,8 +278,8 @@ def test_servers_that_come_and_go(
     long: bool,
 ) -> None:
     # They listen for 5 ms at most, which is as long as one must be seen to be believed.
-    port = stage.free_port()
-    bystanders = Bystanders(stage)
+    port = processes.free_port()
+    bystanders = Bystanders(processes)
     for _ in range(2):
         bystanders.add(_on(kind, port, "--flicker", "0.005", "0.005"), elsewhere, attended=True)
     for _ in range({"linux": (50, 2000), "portable": (3, 50)}[backend][long]):
@@ -287,7 +292,7 @@ def test_servers_that_come_and_go(
 
 @pytest.mark.parametrize("kind", ["bound", "tcp", "udp"])
 def test_probes_of_other_programs(
-    stage: Stage,
+    processes: Processes,
     elsewhere: Path,
     figures: Figures,
     backend: str,
@@ -295,8 +300,8 @@ def test_probes_of_other_programs(
     *,
     long: bool,
 ) -> None:
-    port = stage.free_port()
-    bystanders = Bystanders(stage)
+    port = processes.free_port()
+    bystanders = Bystanders(processes)
     for _ in range(2):
         bystanders.add(_on(kind, port, "--flicker", "0", "0"), elsewhere, attended=True)
     asked = f"{port}/udp" if kind == "udp" else f"{port}/tcp"
@@ -315,12 +320,12 @@ def test_probes_of_other_programs(
 
 
 def test_a_probed_port_is_freed(
-    stage: Stage, project: Path, elsewhere: Path, figures: Figures, *, long: bool
+    processes: Processes, project: Path, elsewhere: Path, figures: Figures, *, long: bool
 ) -> None:
     for _ in range(10 if long else 2):
-        port = stage.free_port()
-        server = stage.orphan(tcp(port), cwd=project)
-        bystanders = Bystanders(stage)
+        port = processes.free_port()
+        server = processes.orphan(tcp(port), cwd=project)
+        bystanders = Bystanders(processes)
         bystanders.add(_on("bound", port, "--flicker", "0", "0"), elsewhere, attended=True)
 
         outcome = ask(port, figures, bystanders, scope="mine", grace=2.0)

@@ -23,7 +23,7 @@ import pytest
 from helpers.processes import (
     NOBODY,
     Identity,
-    Stage,
+    Processes,
     needs_namespace,
     needs_program,
     needs_root,
@@ -95,14 +95,14 @@ class Docker:
             "DOCKER_HOST": f"unix://{folder}/docker.sock",
             "DOCKER_CONFIG": str(folder / "client"),
         }
-        self._stage = Stage(folder)
+        self._stage = Processes(folder)
         command = ["unshare", "--net", "--mount", "sh", "-c", _DAEMON, str(folder)]
-        staged = self._stage.orphan([*command, f"--cgroup-parent=/{self._group}", *flags])
-        self.daemon = staged.process
+        started_one = self._stage.orphan([*command, f"--cgroup-parent=/{self._group}", *flags])
+        self.daemon = started_one.process
         nsenter = str(shutil.which("nsenter"))
         self.inside = [nsenter, f"--target={self.daemon.pid}", "--net", "--"]
-        wait_until(lambda: not staged.alive or self._answers(), "dockerd answers")
-        if not staged.alive:
+        wait_until(lambda: not started_one.alive or self._answers(), "dockerd answers")
+        if not started_one.alive:
             (log,) = folder.glob("*.log")
             pytest.fail(f"dockerd does not start:\n{log.read_text()}")
         self._make_image()
@@ -246,9 +246,11 @@ class Asked(TypedDict, total=False):
 class Asking:
     """Has ports freed inside of the daemon's network, and asserts what must be true of any."""
 
-    def __init__(self, docker: Docker, stage: Stage, folder: Path, figures: Figures) -> None:
+    def __init__(
+        self, docker: Docker, processes: Processes, folder: Path, figures: Figures
+    ) -> None:
         self._docker = docker
-        self._stage = stage
+        self._stage = processes
         self._folder = folder
         self.figures = figures
 
@@ -294,8 +296,8 @@ class Asking:
 
 
 @pytest.fixture
-def asking(docker: Docker, stage: Stage, project: Path, figures: Figures) -> Asking:
-    return Asking(docker, stage, project, figures)
+def asking(docker: Docker, processes: Processes, project: Path, figures: Figures) -> Asking:
+    return Asking(docker, processes, project, figures)
 
 
 def said(holders: tuple[HolderReport, ...]) -> set[tuple[str, str | None]]:
@@ -333,7 +335,7 @@ def test_the_command_says_the_same(docker: Docker, project: Path) -> None:
 
 
 def test_what_it_says_to_do_instead_frees_the_port(
-    docker: Docker, asking: Asking, stage: Stage, project: Path
+    docker: Docker, asking: Asking, processes: Processes, project: Path
 ) -> None:
     with docker.running("patient", "--publish=8001:80", "--stop-timeout=0"):
         ((_, instead),) = said(asking.named(8001))
@@ -341,7 +343,7 @@ def test_what_it_says_to_do_instead_frees_the_port(
         assert program == "docker"
         docker(*words)
 
-        report = stage.call(8001, cwd=project, prefix=docker.inside).report()
+        report = processes.call(8001, cwd=project, prefix=docker.inside).report()
         assert only(report).status == "free"
 
 
@@ -382,13 +384,13 @@ def test_of_two_containers_with_the_same_port_each_is_named(
 
 
 def test_without_a_proxy_the_daemon_holds_the_port(
-    stage: Stage, project: Path, figures: Figures
+    processes: Processes, project: Path, figures: Figures
 ) -> None:
     with (
         started("--userland-proxy=false") as docker,
         docker.running("web", f"--publish={WEB}:80"),
     ):
-        asking = Asking(docker, stage, project, figures)
+        asking = Asking(docker, processes, project, figures)
 
         (found,) = asking.named(WEB)
         assert found.pid == docker.daemon.pid
@@ -481,7 +483,7 @@ def test_a_server_in_a_container_on_our_network_is_kept(
 
 
 def test_while_containers_come_and_go_nobody_is_stopped(
-    docker: Docker, stage: Stage, project: Path, figures: Figures, *, long: bool
+    docker: Docker, processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
     steady = docker.settled()
     over: list[bool] = []
@@ -495,7 +497,7 @@ def test_while_containers_come_and_go_nobody_is_stopped(
     churning.start()
     try:
         for _ in range(100 if long else 4):
-            report = stage.call(
+            report = processes.call(
                 8009, cwd=project, scope="any", env=docker.env, prefix=docker.inside
             ).report()
             stopped = [h for h in only(report).holders if h.verdict.action == "stop"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from helpers.figures import Figures
-    from helpers.processes import Stage
+    from helpers.processes import Processes
     from portfree.model import Report
 
 __all__ = ["unmarked"]
@@ -72,62 +72,62 @@ NOTHING: dict[str, object] = {
 # Scenes
 
 
-class Scene(NamedTuple):
+class Situation(NamedTuple):
     system: FakeSystem
     sacred: tuple[Actor, ...] = ()
     """Who must never get a signal."""
     wait: float = 0.0
 
 
-def nobody(_: Path) -> Scene:
-    return Scene(FakeSystem())
+def nobody(_: Path) -> Situation:
+    return Situation(FakeSystem())
 
 
-def orphan(project: Path) -> Scene:
+def orphan(project: Path) -> Situation:
     system = FakeSystem()
     master = system.server(cwd=str(project)).ignores("TERM")
     system.fork(master, "worker")
-    return Scene(system)
+    return Situation(system)
 
 
-def attended(project: Path) -> Scene:
+def attended(project: Path) -> Situation:
     """Scope mine, and a server below the caller's own shell: an ancestor has the port as well."""
     system = FakeSystem()
     system.listen(system.shell)
-    return Scene(system, (system.shell, system.server(ppid=system.shell.pid, cwd=str(project))))
+    return Situation(system, (system.shell, system.server(ppid=system.shell.pid, cwd=str(project))))
 
 
-def shared(project: Path) -> Scene:
+def shared(project: Path) -> Situation:
     """A socket that an orphan shares with somebody else's server."""
     system = FakeSystem()
     mine = system.server(cwd=str(project))
     other = system.start("other", owner=77)
     other.holds |= mine.holds
-    return Scene(system, (mine, other))
+    return Situation(system, (mine, other))
 
 
-def supervised(project: Path) -> Scene:
+def supervised(project: Path) -> Situation:
     system = FakeSystem()
     nanny = system.start("nanny", leads=True, cwd=str(project))
     system.supervise(nanny, system.server(ppid=nanny.pid), after=0.05)
     bystander = system.start("bystander", ppid=nanny.pid, cwd=str(project))
-    return Scene(system, (bystander,))
+    return Situation(system, (bystander,))
 
 
-def live_run(project: Path) -> Scene:
+def live_run(project: Path) -> Situation:
     """Another run at work, and a daemon of it that nothing but its mark ties to it."""
     system = FakeSystem()
     runner = system.start("pytest", ppid=system.shell.pid, cwd=str(project))
     run = f"{runner.pid}.{runner.process.start}.abcd"
     server = system.server(ppid=runner.pid, cwd=str(project))
     daemon = system.server(8001, cwd=str(project), marks={"PORTFREE_RUN_ID": run})
-    return Scene(system, (runner, server, daemon), wait=0.7)
+    return Situation(system, (runner, server, daemon), wait=0.7)
 
 
-def fading(_: Path) -> Scene:
+def fading(_: Path) -> Situation:
     system = FakeSystem()
     system.listen(None, state="fading", fades_in=30.0)
-    return Scene(system)
+    return Situation(system)
 
 
 SCENES = (nobody, orphan, attended, shared, supervised, live_run, fading)
@@ -172,20 +172,23 @@ class Fault:
         return due
 
 
-def play(scene: Scene, fault: Fault) -> Report:
-    system: Any = Faulty(scene.system, fault)
+def play(situation: Situation, fault: Fault) -> Report:
+    system: Any = Faulty(situation.system, fault)
     ports = (Port(8000), Port(8001))
-    request = Request(ports, scope="mine", grace=0.5, wait=scene.wait)
+    request = Request(ports, scope="mine", grace=0.5, wait=situation.wait)
     return free(request, system=system)
 
 
-def wrong_stops(scene: Scene) -> list[str]:
-    sacred = {actor.pid for actor in (scene.system.caller, scene.system.init, *scene.sacred)}
-    return [str(sent) for sent in scene.system.signals if sent.process.pid in sacred]
+def wrong_stops(situation: Situation) -> list[str]:
+    sacred = {
+        server_process.pid
+        for server_process in (situation.system.caller, situation.system.init, *situation.sacred)
+    }
+    return [str(sent) for sent in situation.system.signals if sent.process.pid in sacred]
 
 
-def false_reports(scene: Scene, report: Report) -> list[str]:
-    system = scene.system
+def false_reports(situation: Situation, report: Report) -> list[str]:
+    system = situation.system
     held = {system.kernel[id_].port for a in system.actors.values() for id_ in a.holds}
     told = {h.pid: h.ended for outcome in report.outcomes for h in outcome.holders}
     notes = str([outcome.notes for outcome in report.outcomes])
@@ -202,12 +205,12 @@ def false_reports(scene: Scene, report: Report) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("situation", SCENES)
 def test_any_call_of_the_boundary_may_fail(
-    scene: Callable[[Path], Scene], figures: Figures, project: Path, *, long: bool
+    situation: Callable[[Path], Situation], figures: Figures, project: Path, *, long: bool
 ) -> None:
     whole = Fault()
-    play(scene(project), whole)
+    play(situation(project), whole)
     for method in METHODS:
         # The first bind of each port is not portfree's alone: it has no boundary, and never raises.
         first = 3 if method == "bind" else 1
@@ -215,17 +218,19 @@ def test_any_call_of_the_boundary_may_fail(
         for number in numbers if long else [*numbers[:8], *numbers[-2:]]:
             failures = {**FAILURES, **({"nothing": None} if method in NOTHING else {})}
             for name, failure in failures.items():
-                stage = scene(project)
-                report = play(stage, Fault(method, number, failure))
+                processes = situation(project)
+                report = play(processes, Fault(method, number, failure))
 
-                wrong, false = wrong_stops(stage), false_reports(stage, report)
-                figures.trial(stage.system.now(), wrong_stops=len(wrong), false_reports=len(false))
+                wrong, false = wrong_stops(processes), false_reports(processes, report)
+                figures.trial(
+                    processes.system.now(), wrong_stops=len(wrong), false_reports=len(false)
+                )
                 what = f"{name} at call {number} of {method}"
                 assert not wrong, (what, wrong, report)
                 assert not false, (what, false)
-                assert stage.system.now() <= stage.wait + 1.0 + 1e-9, what
-                assert not stage.system.misuses, what
-                assert not stage.system.open_pins, what
+                assert processes.system.now() <= processes.wait + 1.0 + 1e-9, what
+                assert not processes.system.misuses, what
+                assert not processes.system.open_pins, what
 
 
 # Below the boundary
@@ -266,31 +271,31 @@ class Held(NamedTuple):
     """The test run that goes on, for which it must be kept."""
 
 
-def in_a_live_run(stage: Stage, project: Path) -> Held:
-    port = stage.free_port()
+def in_a_live_run(processes: Processes, project: Path) -> Held:
+    port = processes.free_port()
     # By its name it is a test runner, and by its parent the server is its own.
     runner = project / "pytest.py"
     runner.write_bytes(SERVERS.read_bytes())
     command = [sys.executable, "-S", str(runner), "--supervise", "--", *tcp(port)]
-    staged = stage.orphan(command, cwd=project)
-    return Held(port, staged.server, staged.process)
+    started_one = processes.orphan(command, cwd=project)
+    return Held(port, started_one.server, started_one.process)
 
 
-def left_behind(stage: Stage, project: Path) -> Held:
-    port = stage.free_port()
-    return Held(port, stage.orphan(tcp(port), cwd=project).process)
+def left_behind(processes: Processes, project: Path) -> Held:
+    port = processes.free_port()
+    return Held(port, processes.orphan(tcp(port), cwd=project).process)
 
 
-@pytest.mark.parametrize("scene", [in_a_live_run, left_behind])
+@pytest.mark.parametrize("situation", [in_a_live_run, left_behind])
 def test_any_system_call_may_fail(
-    scene: Callable[[Stage, Path], Held],
+    situation: Callable[[Processes, Path], Held],
     figures: Figures,
-    stage: Stage,
+    processes: Processes,
     project: Path,
     *,
     long: bool,
 ) -> None:
-    held = scene(stage, project)
+    held = situation(processes, project)
     pids = [held.server.pid, *([held.runner.pid] if held.runner else [])]
     whole = Fault()
     with failing(whole, pids):
@@ -305,7 +310,7 @@ def test_any_system_call_may_fail(
         for number in range(1, whole.count[call] + 1, 1 if long else 4):
             for name in possible if long else [possible[number % len(possible)]]:
                 if not held.server.alive:
-                    held = scene(stage, project)
+                    held = situation(processes, project)
                 pids = [held.server.pid, *([held.runner.pid] if held.runner else [])]
                 started = time.monotonic()
                 with failing(Fault(call, number, ERRORS[name]), pids):
@@ -331,14 +336,14 @@ def test_a_clock_that_leaps_costs_no_stage_of_the_ladder(
     figures: Figures, project: Path, method: str, leap: float
 ) -> None:
     # The machine slept, or so little of it was left for us.
-    stage = orphan(project)
-    system = stage.system
+    processes = orphan(project)
+    system = processes.system
     system.after_call[method] = lambda: system._tick(system.now() + leap)
 
-    report = play(stage, Fault())
+    report = play(processes, Fault())
 
-    false = false_reports(stage, report)
-    figures.trial(0.0, wrong_stops=len(wrong_stops(stage)), false_reports=len(false))
+    false = false_reports(processes, report)
+    figures.trial(0.0, wrong_stops=len(wrong_stops(processes)), false_reports=len(false))
     assert not false
     signals = [sent.signal for sent in system.signals if sent.signal != "CONT"]
     assert not signals or signals[0] == "TERM"
@@ -346,9 +351,13 @@ def test_a_clock_that_leaps_costs_no_stage_of_the_ladder(
 
 @pytest.mark.parametrize("leap", [-86_400.0, 86_400.0])
 def test_setting_the_clock_makes_nobody_somebody_else(
-    figures: Figures, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, leap: float
+    figures: Figures,
+    processes: Processes,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    leap: float,
 ) -> None:
-    held = left_behind(stage, project)
+    held = left_behind(processes, project)
     real, asked = time.time, Counter[str]()
 
     def leaping() -> float:

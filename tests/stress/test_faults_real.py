@@ -19,8 +19,8 @@ from helpers import pid_reuse
 from helpers.processes import (
     NOBODY,
     Identity,
-    Stage,
-    Staged,
+    Processes,
+    Started,
     children,
     holder,
     is_free,
@@ -56,13 +56,13 @@ LATE = 3.0
 
 
 def trial(
-    stage: Stage,
+    processes: Processes,
     project: Path,
     figures: Figures,
-    server: Staged | Identity,
+    server: Started | Identity,
     port: int,
     *,
-    bystander: Staged | None = None,
+    bystander: Started | None = None,
     prefix: Sequence[str] = (),
     env: dict[str, str] | None = None,
     uid: int | None = None,
@@ -72,7 +72,7 @@ def trial(
     """Call `free_ports` under these circumstances; what it says must be so."""
     # psutil reads the sockets process by process: seconds, on a machine that has thousands.
     grace = 3.0 if os.environ["PORTFREE_BACKEND"] == "linux" else 30.0
-    report = stage.call(
+    report = processes.call(
         port,
         cwd=project,
         prefix=prefix,
@@ -99,11 +99,13 @@ def trial(
 # What there is too little of
 
 
-def test_no_files_left(stage: Stage, project: Path, figures: Figures, *, long: bool) -> None:
+def test_no_files_left(
+    processes: Processes, project: Path, figures: Figures, *, long: bool
+) -> None:
     for files in range(16) if long else (0, 1, 2, 4):
-        port = stage.free_port()
-        server = stage.orphan(tcp(port), cwd=project)
-        outcome = trial(stage, project, figures, server, port, starved={"files": files})
+        port = processes.free_port()
+        server = processes.orphan(tcp(port), cwd=project)
+        outcome = trial(processes, project, figures, server, port, starved={"files": files})
         if files == 0:
             assert not outcome.ok
 
@@ -113,20 +115,20 @@ def test_no_files_left(stage: Stage, project: Path, figures: Figures, *, long: b
 
 @pytest.mark.parametrize("what", [["netlink"], ["ipv6"], ["pidfd"], ["netlink", "ipv6", "pidfd"]])
 def test_what_a_sandbox_refuses_is_done_another_way(
-    stage: Stage, project: Path, figures: Figures, what: list[str]
+    processes: Processes, project: Path, figures: Figures, what: list[str]
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
-    outcome = trial(stage, project, figures, server, port, prefix=without(*what))
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
+    outcome = trial(processes, project, figures, server, port, prefix=without(*what))
     assert outcome.status == "freed", outcome
 
 
 def test_signals_that_are_refused(
-    stage: Stage, project: Path, figures: Figures, backend: str
+    processes: Processes, project: Path, figures: Figures, backend: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
-    outcome = trial(stage, project, figures, server, port, prefix=without("signals"))
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
+    outcome = trial(processes, project, figures, server, port, prefix=without("signals"))
     if backend == "linux":  # the other one sends with kill(2)
         assert "the system refused the signal" in holder(outcome, server).ended
 
@@ -134,12 +136,12 @@ def test_signals_that_are_refused(
 @needs_root
 @needs_program("setpriv")
 def test_without_the_capability_to_look_at_others(
-    stage: Stage, project: Path, figures: Figures, backend: str
+    processes: Processes, project: Path, figures: Figures, backend: str
 ) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
     prefix = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
-    outcome = trial(stage, project, figures, server, port, prefix=prefix)
+    outcome = trial(processes, project, figures, server, port, prefix=prefix)
     assert outcome.status == "busy"
     assert "invisible" in notes(outcome)
     if backend == "linux":  # psutil does not tell whose the socket is
@@ -156,16 +158,16 @@ MOUNTED = ["unshare", "--mount", "sh", "-c"]
 @needs_namespace("--mount")
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_a_proc_that_hides_others(
-    stage: Stage, open_project: Path, figures: Figures, hidepid: int
+    processes: Processes, open_project: Path, figures: Figures, hidepid: int
 ) -> None:
     mount = f'mount -t proc -o hidepid={hidepid} proc /proc && exec "$@"'
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=open_project)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=open_project)
     prefix = [*MOUNTED, mount, "sh"]
     scopes: tuple[Scope, ...] = ("orphans", "any")
     for scope in scopes:
         outcome = trial(
-            stage, open_project, figures, server, port, prefix=prefix, uid=NOBODY, scope=scope
+            processes, open_project, figures, server, port, prefix=prefix, uid=NOBODY, scope=scope
         )
         assert outcome.status == "busy"
         assert "as root" in notes(outcome)["invisible"] or "sudo" in notes(outcome)["invisible"]
@@ -173,11 +175,11 @@ def test_a_proc_that_hides_others(
 
 @needs_root
 @needs_namespace("--mount")
-def test_no_proc_at_all(stage: Stage, project: Path, figures: Figures) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
+def test_no_proc_at_all(processes: Processes, project: Path, figures: Figures) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
     prefix = [*MOUNTED, 'mount -t tmpfs none /proc && exec "$@"', "sh"]
-    outcome = trial(stage, project, figures, server, port, prefix=prefix)
+    outcome = trial(processes, project, figures, server, port, prefix=prefix)
     assert outcome.status == "busy"
     assert notes(outcome)
 
@@ -196,33 +198,35 @@ def open_project(project: Path) -> Path:
 @needs_root
 @needs_namespace("--time", "--fork", "--boottime=100000")
 def test_a_run_lives_on_for_who_has_another_clock(
-    stage: Stage, project: Path, figures: Figures
+    processes: Processes, project: Path, figures: Figures
 ) -> None:
     # In a time namespace every process seems to have started at another time (time_namespaces(7)).
     away = ["unshare", "--time", "--fork", "--boottime=100000", "--monotonic=100000"]
-    run = stage.run_id(alive=True)
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project, env={"PORTFREE_RUN_ID": run})
-    outcome = trial(stage, project, figures, server, port, prefix=away)
+    run = processes.run_id(alive=True)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project, env={"PORTFREE_RUN_ID": run})
+    outcome = trial(processes, project, figures, server, port, prefix=away)
     assert rules(outcome) == {server.pid: "live-run"}
 
-    orphan = stage.free_port()
-    left = stage.orphan(tcp(orphan), cwd=project)
-    assert trial(stage, project, figures, left, orphan, prefix=away).status == "freed"
+    orphan = processes.free_port()
+    left = processes.orphan(tcp(orphan), cwd=project)
+    assert trial(processes, project, figures, left, orphan, prefix=away).status == "freed"
 
 
 # Home and here
 
 
-def test_a_directory_that_was_deleted(stage: Stage, project: Path, figures: Figures) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
+def test_a_directory_that_was_deleted(
+    processes: Processes, project: Path, figures: Figures
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
     gone = project / "gone"
     gone.mkdir()
     prefix = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(gone)]
     command = [*prefix, sys.executable, "-m", "portfree", "--json", "--scope=orphans", str(port)]
     started = time.monotonic()
-    done = subprocess.run(command, env=_environment(stage), capture_output=True, text=True)
+    done = subprocess.run(command, env=_environment(processes), capture_output=True, text=True)
     figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
     # We are in no project, so nobody is an orphan of ours.
     assert done.returncode == 1, done.stderr
@@ -232,20 +236,22 @@ def test_a_directory_that_was_deleted(stage: Stage, project: Path, figures: Figu
 
 
 @pytest.mark.parametrize("home", ["/nonexistent", "", "relative", "/dev/null", "/proc/self/fd/99"])
-def test_a_home_that_is_none(stage: Stage, project: Path, figures: Figures, home: str) -> None:
-    port = stage.free_port()
-    server = stage.orphan(tcp(port), cwd=project)
-    outcome = trial(stage, project, figures, server, port, env={"HOME": home})
+def test_a_home_that_is_none(
+    processes: Processes, project: Path, figures: Figures, home: str
+) -> None:
+    port = processes.free_port()
+    server = processes.orphan(tcp(port), cwd=project)
+    outcome = trial(processes, project, figures, server, port, env={"HOME": home})
     assert outcome.status == "freed"
 
 
 # Who is dead and stays
 
 
-def test_a_parent_that_never_reaps(stage: Stage, project: Path, figures: Figures) -> None:
-    port = stage.free_port()
-    server = stage.attended(tcp(port), cwd=project)  # launch.py never waits for it
-    outcome = trial(stage, project, figures, server, port, scope="mine")
+def test_a_parent_that_never_reaps(processes: Processes, project: Path, figures: Figures) -> None:
+    port = processes.free_port()
+    server = processes.attended(tcp(port), cwd=project)  # launch.py never waits for it
+    outcome = trial(processes, project, figures, server, port, scope="mine")
     assert outcome.status == "freed"
     assert (seen := stat(server.pid)) is not None
     assert seen.state == "Z"
@@ -254,18 +260,20 @@ def test_a_parent_that_never_reaps(stage: Stage, project: Path, figures: Figures
 @needs_root
 @needs_program("nsenter")
 @needs_namespace("--pid", "--fork", "--mount-proc")
-def test_a_first_process_that_never_reaps(stage: Stage, project: Path, figures: Figures) -> None:
-    port = stage.free_port()
+def test_a_first_process_that_never_reaps(
+    processes: Processes, project: Path, figures: Figures
+) -> None:
+    port = processes.free_port()
     namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    container = stage.orphan([*namespace, "sleep", "1000"], cwd=project)
+    container = processes.orphan([*namespace, "sleep", "1000"], cwd=project)
     (first,) = wait_until(lambda: children(container.pid), "the first process")
     enter = ["nsenter", f"--target={first}", "--pid", "--mount"]
     there = ["sh", "-c", 'cd "$0" && exec "$@"', str(project)]
-    stage.child([*enter, *there, *launch("orphan", tcp(port))], cwd=project, listening=port)
+    processes.child([*enter, *there, *launch("orphan", tcp(port))], cwd=project, listening=port)
     (server,) = (pid for pid in children(first) if Identity.of(pid).alive)
 
     seen = Identity.of(server)
-    outcome = trial(stage, project, figures, seen, port, prefix=[*enter, "setsid", "--wait"])
+    outcome = trial(processes, project, figures, seen, port, prefix=[*enter, "setsid", "--wait"])
 
     assert outcome.status == "freed"
     assert (left := stat(server)) is not None
@@ -275,15 +283,15 @@ def test_a_first_process_that_never_reaps(stage: Stage, project: Path, figures: 
 @needs_root
 @needs_namespace("--pid", "--fork", "--mount-proc")
 def test_a_pid_that_passes_to_somebody_else(
-    stage: Stage, project: Path, figures: Figures, *, long: bool
+    processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
-    port = stage.free_port()
+    port = processes.free_port()
     namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     moments = [*pid_reuse.MOMENTS] * (20 if long else 2)
     done = subprocess.run(
         [*namespace, sys.executable, pid_reuse.__file__, str(port), *moments],
         cwd=project,
-        env=_environment(stage),
+        env=_environment(processes),
         capture_output=True,
     )
     assert not done.returncode, done.stderr
@@ -303,7 +311,7 @@ BYTES = b"\xff\xfe\x80".decode(errors="surrogateescape")
 
 @pytest.mark.parametrize("how", ["kept", "stopped"])
 def test_texts_that_would_forge_a_report(
-    stage: Stage, project: Path, tmp_path: Path, figures: Figures, how: str
+    processes: Processes, project: Path, tmp_path: Path, figures: Figures, how: str
 ) -> None:
     hostile = HOSTILE + BYTES
     folder = (project if how == "stopped" else tmp_path) / hostile.replace("/", "-")
@@ -312,18 +320,18 @@ def test_texts_that_would_forge_a_report(
     if how == "stopped":  # the launcher of the other one is an orphan: a mark would tell of it
         environment["PYTEST_CURRENT_TEST"] = f"{hostile} (setup)"
     many = [hostile * 2000] * 16  # of a megabyte
-    port = stage.free_port()
+    port = processes.free_port()
     # The words come after those that the server reads.
     command = [*tcp(port), "--", *many]
     assert sum(map(len, map(os.fsencode, many))) > 1 << 20
-    start = stage.attended if how == "kept" else stage.orphan
+    start = processes.attended if how == "kept" else processes.orphan
     server = start(command, cwd=folder, env=environment)
     for flags in ([], ["--json"], ["--quiet"]):
         started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", "portfree", *flags, "--dry-run", "--scope=orphans", str(port)],
             cwd=project,
-            env=_environment(stage),
+            env=_environment(processes),
             capture_output=True,
         )
         figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
@@ -341,9 +349,9 @@ def test_texts_that_would_forge_a_report(
             assert len(text) < 10_000
         else:
             assert len(text.splitlines()) < 10
-    outcome = trial(stage, project, figures, server, port)
+    outcome = trial(processes, project, figures, server, port)
     assert outcome.ok == (how == "stopped")
 
 
-def _environment(stage: Stage) -> dict[str, str]:
-    return stage.environment({"PORTFREE_BACKEND": os.environ["PORTFREE_BACKEND"]})
+def _environment(processes: Processes) -> dict[str, str]:
+    return processes.environment({"PORTFREE_BACKEND": os.environ["PORTFREE_BACKEND"]})

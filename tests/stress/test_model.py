@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from helpers import fake_system
 from helpers.fake_system import unmarked
-from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, Being, World, deed
+from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, SimProcess, Simulation, step
 from portfree._core import run_id
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from helpers.fake_system import Actor
     from helpers.figures import Figures
-    from helpers.simulation import Bare, Behaviour, Deed, Kind, Place
+    from helpers.simulation import Bare, Behaviour, Kind, Place, Step
     from portfree._core.context import Phase
     from portfree._core.ports import Port
     from portfree._system.interface import Signal
@@ -75,7 +75,7 @@ behaviours = st.sampled_from(["obeys", "slow", "needs INT", "needs KILL", "immor
 class Machine(RuleBasedStateMachine):
     """A machine, and portfree on it."""
 
-    beings: Bundle[Being] = Bundle("beings")
+    beings: Bundle[SimProcess] = Bundle("beings")
 
     def __init__(self, figures: Figures, project: Path, elsewhere: Path) -> None:
         super().__init__()
@@ -96,8 +96,8 @@ class Machine(RuleBasedStateMachine):
         polite=st.sampled_from([True, True, True, False]),
         by_address=st.sampled_from([False, False, True]),
     )
-    def boot(self, under: str, root: bool, init: str, polite: bool, by_address: bool) -> Being:  # noqa: FBT001
-        self.world = World(
+    def boot(self, under: str, root: bool, init: str, polite: bool, by_address: bool) -> SimProcess:  # noqa: FBT001
+        self.simulation = Simulation(
             self.project,
             self.elsewhere,
             under=under,  # type: ignore[arg-type]
@@ -106,16 +106,16 @@ class Machine(RuleBasedStateMachine):
             polite=polite,
             by_address=by_address,
         )
-        os.environ.update(self.world.caller.actor.process.marks)
+        os.environ.update(self.simulation.caller.server_process.process.marks)
         if root:
             os.environ["SUDO_UID"] = "1000"
-        return self.world.init
+        return self.simulation.init
 
     # Who is there
 
     @rule(target=beings)
-    def the_caller(self) -> Being:
-        return self.world.caller
+    def the_caller(self) -> SimProcess:
+        return self.simulation.caller
 
     @rule(
         target=beings,
@@ -127,18 +127,20 @@ class Machine(RuleBasedStateMachine):
     )
     def start(
         self,
-        parent: Being,
+        parent: SimProcess,
         kinds: list[Kind],
         place: Place,
         bare: Bare,
         gives_id: bool,  # noqa: FBT001
-    ) -> MultipleResults[Being]:
+    ) -> MultipleResults[SimProcess]:
         """One starts the next."""
         started = [self._living(parent)]
         for kind in kinds:
-            self.world.let_time_pass(0.05)
+            self.simulation.let_time_pass(0.05)
             above = self._living(started[-1])
-            started.append(self.world.start(kind, above, place=place, bare=bare, gives_id=gives_id))
+            started.append(
+                self.simulation.start(kind, above, place=place, bare=bare, gives_id=gives_id)
+            )
         return multiple(*started[1:])
 
     @rule(
@@ -153,23 +155,23 @@ class Machine(RuleBasedStateMachine):
     )
     def serve(
         self,
-        parent: Being,
+        parent: SimProcess,
         port: Port,
         place: Place,
         bare: Bare,
         behaviour: Behaviour,
         daemon: bool,  # noqa: FBT001
         stays: bool,  # noqa: FBT001
-    ) -> Being:
-        self.world.let_time_pass(0.05)
+    ) -> SimProcess:
+        self.simulation.let_time_pass(0.05)
         parent = self._living(parent)
-        between = self.world.start("wrapper", parent, place=place) if daemon else parent
-        server = self.world.start(
+        between = self.simulation.start("wrapper", parent, place=place) if daemon else parent
+        server = self.simulation.start(
             "server", between, place=place, bare=bare, behaviour=behaviour, stays=stays
         )
-        self.world.listen(server, port)
+        self.simulation.listen(server, port)
         if daemon:
-            between.actor.end()
+            between.server_process.end()
         return server
 
     @rule(
@@ -181,10 +183,10 @@ class Machine(RuleBasedStateMachine):
         port=st.sampled_from(PORTS),
         place=places,
     )
-    def serve_for_others(self, kind: Kind, owner: int, port: Port, place: Place) -> Being:
-        self.world.let_time_pass(0.05)
-        server = self.world.start(kind, self.world.init, owner=owner, place=place)
-        self.world.listen(server, port)
+    def serve_for_others(self, kind: Kind, owner: int, port: Port, place: Place) -> SimProcess:
+        self.simulation.let_time_pass(0.05)
+        server = self.simulation.start(kind, self.simulation.init, owner=owner, place=place)
+        self.simulation.listen(server, port)
         return server
 
     @rule(
@@ -197,107 +199,107 @@ class Machine(RuleBasedStateMachine):
     )
     def supervise(
         self,
-        parent: Being,
+        parent: SimProcess,
         port: Port,
         place: Place,
         delay: float,
         bare: Bare,
-    ) -> MultipleResults[Being]:
-        self.world.let_time_pass(0.05)
-        supervisor = self.world.start("launcher", self._living(parent), place=place)
-        server = self.world.supervise(supervisor, port, delay=delay, bare=bare)
+    ) -> MultipleResults[SimProcess]:
+        self.simulation.let_time_pass(0.05)
+        supervisor = self.simulation.start("launcher", self._living(parent), place=place)
+        server = self.simulation.supervise(supervisor, port, delay=delay, bare=bare)
         return multiple(supervisor, server)
 
-    @rule(being=beings, port=st.sampled_from([*PORTS, NEVER_ASKED]), connected=st.booleans())
-    def listen(self, being: Being, port: Port, connected: bool) -> None:  # noqa: FBT001
-        if being.alive:
-            self.world.listen(being, port, connected=connected)
+    @rule(sim=beings, port=st.sampled_from([*PORTS, NEVER_ASKED]), connected=st.booleans())
+    def listen(self, sim: SimProcess, port: Port, connected: bool) -> None:  # noqa: FBT001
+        if sim.alive:
+            self.simulation.listen(sim, port, connected=connected)
 
-    @rule(target=beings, being=beings, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2]))
-    def serve_by_fork(self, being: Being, port: Port, times: int) -> Being:
+    @rule(target=beings, sim=beings, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2]))
+    def serve_by_fork(self, sim: SimProcess, port: Port, times: int) -> SimProcess:
         """As multiprocessing does it: once, or twice to become a daemon."""
-        self.world.let_time_pass(0.05)
-        being = self._living(being)
-        if being is self.world.init:
-            return being
-        copies = [being]
+        self.simulation.let_time_pass(0.05)
+        sim = self._living(sim)
+        if sim is self.simulation.init:
+            return sim
+        copies = [sim]
         for _ in range(times):
-            copies.append(self.world.fork(copies[-1]))
-        self.world.listen(copies[-1], port)
+            copies.append(self.simulation.fork(copies[-1]))
+        self.simulation.listen(copies[-1], port)
         for between in copies[1:-1]:
-            between.actor.end()
+            between.server_process.end()
         return copies[-1]
 
     @rule(one=beings, other=beings)
-    def connect(self, one: Being, other: Being) -> None:
+    def connect(self, one: SimProcess, other: SimProcess) -> None:
         if one is not other:
-            self.world.connect(one, other)
+            self.simulation.connect(one, other)
 
-    @rule(being=beings)
-    def its_run_ends(self, being: Being) -> None:
-        for above in being.births():
-            self.world.end_well(above)
+    @rule(sim=beings)
+    def its_run_ends(self, sim: SimProcess) -> None:
+        for above in sim.births():
+            self.simulation.end_well(above)
 
-    @rule(being=beings)
-    def the_folder_of_its_run_is_removed(self, being: Being) -> None:
-        if being.run is not None and not being.run.alive:
-            self.world.system.locks.pop(self.world._temporary(being.run), None)
+    @rule(sim=beings)
+    def the_folder_of_its_run_is_removed(self, sim: SimProcess) -> None:
+        if sim.run is not None and not sim.run.alive:
+            self.simulation.system.locks.pop(self.simulation._temporary(sim.run), None)
 
     @rule(giver=beings, taker=beings)
-    def share(self, giver: Being, taker: Being) -> None:
+    def share(self, giver: SimProcess, taker: SimProcess) -> None:
         if giver.alive and taker.alive:
-            taker.actor.holds |= giver.actor.holds
-            self.world.look()
+            taker.server_process.holds |= giver.server_process.holds
+            self.simulation.look()
 
     # What happens, now or while a call is under way
 
-    @rule(being=beings, what=deeds)
-    def happens(self, being: Being, what: Deed) -> None:
-        deed(self.world, what, being)()
+    @rule(sim=beings, what=deeds)
+    def happens(self, sim: SimProcess, what: Step) -> None:
+        step(self.simulation, what, sim)()
 
-    @rule(being=beings)
-    def its_run_is_killed(self, being: Being) -> None:
-        for above in being.births():
+    @rule(sim=beings)
+    def its_run_is_killed(self, sim: SimProcess) -> None:
+        for above in sim.births():
             if above.kind in ("runner", "agent"):
-                deed(self.world, "die", above)()
+                step(self.simulation, "die", above)()
 
-    @rule(being=beings, what=deeds, delay=seconds)
-    def happens_later(self, being: Being, what: Deed, delay: float) -> None:
-        self.world.system.after(delay, deed(self.world, what, being))
+    @rule(sim=beings, what=deeds, delay=seconds)
+    def happens_later(self, sim: SimProcess, what: Step, delay: float) -> None:
+        self.simulation.system.after(delay, step(self.simulation, what, sim))
 
-    @rule(being=beings, what=deeds, question=st.sampled_from(QUESTIONS), number=st.integers(1, 12))
-    def happens_between(self, being: Being, what: Deed, question: str, number: int) -> None:
-        happening = deed(self.world, what, being)
+    @rule(sim=beings, what=deeds, question=st.sampled_from(QUESTIONS), number=st.integers(1, 12))
+    def happens_between(self, sim: SimProcess, what: Step, question: str, number: int) -> None:
+        happening = step(self.simulation, what, sim)
         self.interruptions.setdefault((question, number), []).append(happening)
 
     @rule(time=seconds)
     def time_passes(self, time: float) -> None:
-        self.world.let_time_pass(time)
+        self.simulation.let_time_pass(time)
 
-    @precondition(lambda self: not self.world.own_run)
+    @precondition(lambda self: not self.simulation.own_run)
     @rule()
     def open_run(self) -> None:
-        caller = self.world.caller.actor
-        element = f"{caller.pid}.{caller.process.start}.{len(self.world.ended):x}"
+        caller = self.simulation.caller.server_process
+        element = f"{caller.pid}.{caller.process.start}.{len(self.simulation.ended):x}"
         outer = os.environ.get(run_id.RUN_ID)
-        self.world.own_run = f"{outer}/{element}" if outer else element
-        self.world.began = self.world.system.now()
-        held = {socket.port for socket in self.world.system.kernel.values()}
+        self.simulation.own_run = f"{outer}/{element}" if outer else element
+        self.simulation.began = self.simulation.system.now()
+        held = {socket.port for socket in self.simulation.system.kernel.values()}
         self.quiet = frozenset(PORTS) - held
-        self.began = self.world.system.moment()
+        self.began = self.simulation.system.moment()
         run_id.OPEN_HERE.add(element)
-        os.environ[run_id.RUN_ID] = self.world.own_run
+        os.environ[run_id.RUN_ID] = self.simulation.own_run
 
-    @precondition(lambda self: self.world.own_run)
+    @precondition(lambda self: self.simulation.own_run)
     @rule(grace=st.sampled_from([0.0, 0.2, 1.0]))
     def close_run(self, grace: float) -> None:
-        outer, _, element = self.world.own_run.rpartition("/")
+        outer, _, element = self.simulation.own_run.rpartition("/")
         os.environ.pop(run_id.RUN_ID)
         os.environ.update({run_id.RUN_ID: outer} if outer else {})
         self._call(frozenset(PORTS), "orphans", grace, phase="after", ending=element)
         run_id.OPEN_HERE.discard(element)
-        self.world.own_run = ""
-        self.world.ended.append(element)
+        self.simulation.own_run = ""
+        self.simulation.ended.append(element)
 
     @rule(
         ports=st.frozensets(st.sampled_from(PORTS), min_size=1),
@@ -320,9 +322,9 @@ class Machine(RuleBasedStateMachine):
 
     # One call, and what must be true of it
 
-    def _living(self, being: Being) -> Being:
+    def _living(self, sim: SimProcess) -> SimProcess:
         """This one, or who has adopted its children."""
-        return being if being.alive else self.world.init
+        return sim if sim.alive else self.simulation.init
 
     def _call(
         self,
@@ -335,16 +337,16 @@ class Machine(RuleBasedStateMachine):
         phase: Phase = "call",
         ending: str | None = None,
     ) -> None:
-        world, system = self.world, self.world.system
+        simulation, system = self.simulation, self.simulation.system
         quiet = not self.interruptions and not system._events
-        world.forget()
+        simulation.forget()
         ask = Ask(ports, scope, phase, system.now())
         due = self._must_be_freed(ask) if quiet and not dry_run else set()
         self.wrong: list[str] = []
-        self.allowed: set[Being] = set()
+        self.allowed: set[SimProcess] = set()
         self.moments: list[tuple[float, set[Port], set[Port]]] = []
         self.asked: Counter[str] = Counter()
-        self.peers = {being: world.sharers(being, ports) for being in world.held}
+        self.peers = {sim: simulation.sharers(sim, ports) for sim in simulation.held}
         before = len(system.signals)
         system.witness, system.watch = partial(self._witness, ask), partial(self._watch, ask)
         report = fake_system.call(
@@ -375,17 +377,17 @@ class Machine(RuleBasedStateMachine):
 
     def _must_be_freed(self, ask: Ask) -> set[Port]:
         """The ports that nobody has but plain orphans (or, in scope mine, servers of ours)."""
-        world = self.world
+        simulation = self.simulation
         return {
             port
             for port in ask.ports
-            if (holders := world.holders(port))
+            if (holders := simulation.holders(port))
             # Before a run, what shows nothing may have been started for it.
             and not (ask.phase == "before" and any(b.bare == "wiped" for b in holders))
             and all(
-                world.plain_orphan(b)
-                or world.plainly_left(b)
-                or (ask.scope in ("mine", "any") and world.plainly_mine(b))
+                simulation.plain_orphan(b)
+                or simulation.plainly_left(b)
+                or (ask.scope in ("mine", "any") and simulation.plainly_mine(b))
                 for b in holders
             )
         }
@@ -394,32 +396,34 @@ class Machine(RuleBasedStateMachine):
         return next(o.status for o in report.outcomes if o.port == port) == "freed"
 
     def _watch(self, ask: Ask, question: str) -> None:
-        world = self.world
+        simulation = self.simulation
         if question == "owners":
             # Judged by what is true now, somebody is signalled a moment later.
-            self.allowed |= {b for b in world.beings if b.alive and not world.forbidden(b, ask)}
+            self.allowed |= {
+                b for b in simulation.beings if b.alive and not simulation.forbidden(b, ask)
+            }
         if question == "bind":
-            held = {port for port in PORTS if world.holders(port)}
-            used = {port for port in PORTS if world.used(port)}
-            self.moments.append((world.system.now(), held, used))
+            held = {port for port in PORTS if simulation.holders(port)}
+            used = {port for port in PORTS if simulation.used(port)}
+            self.moments.append((simulation.system.now(), held, used))
         self.asked[question] += 1
         for happening in self.interruptions.pop((question, self.asked[question]), []):
             happening()
 
-    def _witness(self, ask: Ask, actor: Actor, signal: Signal) -> None:
-        world = self.world
-        being = world.of(actor)
-        if (why := world.forbidden(being, ask)) and being not in self.allowed:
-            self.wrong.append(f"SIG{signal} to {being}: {why}")
-        for peer in self.peers.get(being, set()) & world.sharers(being, ask.ports):
-            related = being in peer.chain() or peer in being.chain()
-            why = world.untouchable(peer) if related else world.forbidden(peer, ask)
+    def _witness(self, ask: Ask, server_process: Actor, signal: Signal) -> None:
+        simulation = self.simulation
+        sim = simulation.of(server_process)
+        if (why := simulation.forbidden(sim, ask)) and sim not in self.allowed:
+            self.wrong.append(f"SIG{signal} to {sim}: {why}")
+        for peer in self.peers.get(sim, set()) & simulation.sharers(sim, ask.ports):
+            related = sim in peer.chain() or peer in sim.chain()
+            why = simulation.untouchable(peer) if related else simulation.forbidden(peer, ask)
             if why and peer not in self.allowed:
-                self.wrong.append(f"SIG{signal} to {being}, who shares with {peer}: {why}")
+                self.wrong.append(f"SIG{signal} to {sim}, who shares with {peer}: {why}")
 
     def _false(self, report: Report, before: int) -> list[str]:
         """What the report says and is not so, or does not say."""
-        system = self.world.system
+        system = self.simulation.system
         false = []
         for outcome in report.outcomes:
             at = self.moments[0][0] + outcome.seconds
@@ -462,8 +466,9 @@ class Machine(RuleBasedStateMachine):
         for identity, entries in told.items():
             ended = any(entry.ended.startswith(("ended", "terminated")) for entry in entries)
             lives = any(
-                actor.alive and (actor.pid, actor.process.started) == identity
-                for actor in system.actors.values()
+                server_process.alive
+                and (server_process.pid, server_process.process.started) == identity
+                for server_process in system.actors.values()
             )
             if ended and lives:
                 false.append(f"pid {identity[0]} is alive, but the report says it has ended")

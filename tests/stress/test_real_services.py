@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import NOBODY, needs_program, needs_root, only, wait_until
-from helpers.real_servers import Animal, Cage, Trial, generate, holders, parameter
+from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, holders, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from helpers.figures import Figures
-    from helpers.processes import Stage
+    from helpers.processes import Processes
 
 GROUP = "zoo"
 
@@ -47,28 +47,28 @@ http {
 }
 """
 
-NGINX = Animal(
+NGINX = ServerSpec(
     name="nginx",
     command=["nginx", "-p", "$FOLDER", "-c", "nginx.conf", "-e", "error.log"],
     files={"nginx.conf": NGINX_CONF},
     programs=["nginx"],
     holders=3,
     wipes=True,
-    check=lambda cage: not (cage.folder / "nginx.pid").exists(),
+    check=lambda running: not (running.folder / "nginx.pid").exists(),
 )
 
 
-def _keeps_the_basket(cage: Cage) -> bool:
+def _keeps_the_basket(running: RunningServer) -> bool:
     """Whether Redis has the client's data when it is started again."""
-    port = cage.stage.free_port()
+    port = running.processes.free_port()
     again = ["redis-server", "redis.conf", "--port", str(port)]
-    cage.stage.orphan(again, cwd=cage.folder, listening=port)
+    running.processes.orphan(again, cwd=running.folder, listening=port)
     with socket.create_connection(("127.0.0.1", port), 5) as client:
         client.sendall(b"GET basket\r\n")
         return b"pear" in client.recv(100)
 
 
-REDIS = Animal(
+REDIS = ServerSpec(
     name="redis",
     command=["redis-server", "redis.conf"],
     files={"redis.conf": "bind 127.0.0.1\nport $PORT\nsave 3600 1\ndir $FOLDER\n"},
@@ -84,13 +84,13 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _start_a_kernel(cage: Cage) -> bool:
-    with closing(HTTPConnection("127.0.0.1", cage.port, timeout=20)) as connection:
+def _start_a_kernel(running: RunningServer) -> bool:
+    with closing(HTTPConnection("127.0.0.1", running.port, timeout=20)) as connection:
         connection.request("POST", "/api/kernels", "{}")
         return connection.getresponse().status == 201
 
 
-JUPYTER = Animal(
+JUPYTER = ServerSpec(
     name="jupyter",
     command=[
         *(_script("jupyter-server"), "--port=$PORT", "--no-browser", "--allow-root"),
@@ -102,12 +102,12 @@ JUPYTER = Animal(
     ready=_start_a_kernel,
     scope="mine",  # it is meant to outlive who starts it
     rules={("orphan", "mine"): "mine", ("test", "mine"): "mine"},
-    check=lambda cage: "Shutting down 1 kernel" in cage.log,
+    check=lambda running: "Shutting down 1 kernel" in running.log,
 )
 
 WEB = f"{sys.executable} -m http.server --bind 127.0.0.1 $PORT"
 
-HONCHO = Animal(
+HONCHO = ServerSpec(
     name="honcho",
     command=[_script("honcho"), "start"],
     files={"Procfile": f"web: {WEB}\n"},
@@ -125,14 +125,14 @@ command={WEB}
 autorestart=true
 """
 
-SUPERVISORD = Animal(
+SUPERVISORD = ServerSpec(
     name="supervisord",
     command=[_script("supervisord"), "-c", "supervisord.conf"],
     files={"supervisord.conf": SUPERVISOR_CONF},
     programs=[_script("supervisord")],
     launcher="supervisord",
-    ready=lambda cage: "entered RUNNING state" in cage.read("supervisord.log"),
-    check=lambda cage: "received SIGTERM" in cage.read("supervisord.log"),
+    ready=lambda running: "entered RUNNING state" in running.read("supervisord.log"),
+    check=lambda running: "received SIGTERM" in running.read("supervisord.log"),
 )
 
 
@@ -140,28 +140,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     generate(metafunc, [NGINX, JUPYTER, REDIS, HONCHO, SUPERVISORD])
 
 
-def test_it_is_freed(trial: Trial, stage: Stage, project: Path, figures: Figures) -> None:
-    trial.run(stage, project, figures)
+def test_it_is_freed(trial: Trial, processes: Processes, project: Path, figures: Figures) -> None:
+    trial.run(processes, project, figures)
 
 
 @needs_program(_script("supervisord"))
 def test_a_supervisor_that_somebody_looks_after_is_named(
-    stage: Stage, project: Path, figures: Figures
+    processes: Processes, project: Path, figures: Figures
 ) -> None:
     foreground = replace(SUPERVISORD, command=[*SUPERVISORD.command, "--nodaemon"])
-    cage = Cage(foreground, "attended", stage, project / "cage")
-    (supervisor,) = cage.keepers
+    running = RunningServer(foreground, "attended", processes, project / "cage")
+    (supervisor,) = running.keepers
     who = f"supervisord (pid {supervisor.pid})"
 
-    report = stage.call(cage.port, cwd=project).report()
-    figures.trial(report.seconds, wrong_stops=sum(not each.alive for each in cage.family))
+    report = processes.call(running.port, cwd=project).report()
+    figures.trial(report.seconds, wrong_stops=sum(not each.alive for each in running.family))
     (found,) = only(report).holders
     assert found.verdict.rule == "service"
     assert found.verdict.reason == f"{who} looks after it, and would start it again"
     assert "supervisorctl stop " in found.verdict.instead
-    assert all(each.alive for each in cage.family)
+    assert all(each.alive for each in running.family)
 
-    report = stage.call(cage.port, cwd=project, scope="mine").report()
+    report = processes.call(running.port, cwd=project, scope="mine").report()
     figures.trial(
         report.seconds,
         wrong_stops=not supervisor.alive,
@@ -186,24 +186,24 @@ _WELCOME = b"user\0postgres\0database\0postgres\0\0"
 _STARTUP = struct.pack("!ii", 8 + len(_WELCOME), 3 << 16) + _WELCOME
 
 
-def _make_cluster(cage: Cage) -> None:
+def _make_cluster(running: RunningServer) -> None:
     if _AS_OTHER:
-        os.chown(cage.folder, NOBODY, NOBODY)
+        os.chown(running.folder, NOBODY, NOBODY)
     initdb = [str(_BIN / "initdb"), "--no-sync", "--auth=trust", "--username=postgres"]
     done = subprocess.run(
-        [*_AS_OTHER, *initdb, f"--pgdata={cage.folder}/data"],
-        cwd=cage.folder,
+        [*_AS_OTHER, *initdb, f"--pgdata={running.folder}/data"],
+        cwd=running.folder,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
 
 
-def _was_shut_down(cage: Cage) -> bool:
+def _was_shut_down(running: RunningServer) -> bool:
     """Whether the cluster has nothing to recover when it is started again."""
-    port = cage.stage.free_port()
-    command = [cage.filled(word.replace("$PORT", str(port))) for word in POSTGRES.command]
-    again = cage.stage.orphan(command, cwd=cage.folder, listening=port)
+    port = running.processes.free_port()
+    command = [running.filled(word.replace("$PORT", str(port))) for word in POSTGRES.command]
+    again = running.processes.orphan(command, cwd=running.folder, listening=port)
     log = again._lines._log
     ready = "ready to accept connections"
     wait_until(lambda: ready in log.read_text(), "PostgreSQL is up again")
@@ -212,7 +212,7 @@ def _was_shut_down(cage: Cage) -> bool:
     return "database system was shut down at" in said
 
 
-POSTGRES = Animal(
+POSTGRES = ServerSpec(
     name="postgres",
     command=[
         *(*_AS_OTHER, str(_BIN / "postgres"), "-D", "$FOLDER/data", "-p", "$PORT"),
@@ -220,7 +220,7 @@ POSTGRES = Animal(
     ],
     programs=[str(_BIN / "postgres"), str(_BIN / "initdb"), *_AS_OTHER[:1]],
     prepare=_make_cluster,
-    ready=lambda cage: "ready to accept connections" in cage.log,
+    ready=lambda running: "ready to accept connections" in running.log,
     request=_STARTUP.decode(),
     scope="any",
     check=_was_shut_down,
@@ -241,23 +241,23 @@ def open_project() -> Iterator[Path]:
 
 @pytest.mark.parametrize("freed", [parameter(Trial(POSTGRES, "orphan", "command"))])
 def test_postgres_has_nothing_to_recover(
-    open_project: Path, stage: Stage, freed: Trial, figures: Figures
+    open_project: Path, processes: Processes, freed: Trial, figures: Figures
 ) -> None:
-    cage = freed.run(stage, open_project, figures)
+    running = freed.run(processes, open_project, figures)
 
-    assert "received smart shutdown request" in cage.log
-    assert "received fast shutdown request" in cage.log  # the smart one waits for the client
+    assert "received smart shutdown request" in running.log
+    assert "received fast shutdown request" in running.log  # the smart one waits for the client
 
 
 @needs_root
 @pytest.mark.parametrize("kept", [parameter(Trial(OTHERS_POSTGRES, "orphan", "library"))])
 def test_the_postgres_of_another_user_is_kept_from_root_too(
-    open_project: Path, stage: Stage, kept: Trial, figures: Figures
+    open_project: Path, processes: Processes, kept: Trial, figures: Figures
 ) -> None:
-    cage = kept.run(stage, open_project, figures)
+    running = kept.run(processes, open_project, figures)
 
-    report = stage.call(cage.port, cwd=open_project, uid=NOBODY).report()
-    figures.trial(report.seconds, false_reports=bool(holders(cage.port)) == only(report).ok)
+    report = processes.call(running.port, cwd=open_project, uid=NOBODY).report()
+    figures.trial(report.seconds, false_reports=bool(holders(running.port)) == only(report).ok)
     assert only(report).status == "freed"
     assert [each.verdict.rule for each in only(report).holders] == ["orphan"]
-    assert _was_shut_down(cage)
+    assert _was_shut_down(running)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.real_servers import Animal, Cage, Trial, generate, parameter
+from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from helpers.figures import Figures
-    from helpers.processes import Stage
+    from helpers.processes import Processes
 
 GROUP = "zoo"
 
@@ -114,22 +114,22 @@ process.on("SIGTERM", () => {{
 PACKAGE = '{"name": "shop", "version": "1.0.0", "scripts": {"dev": "node server.js"}}'
 
 
-def noted(what: str, count: int) -> Callable[[Cage], bool]:
+def noted(what: str, count: int) -> Callable[[RunningServer], bool]:
     """Whether so many processes have noted that, at the least."""
-    return lambda cage: len([*cage.folder.glob(f"{what}*")]) >= count
+    return lambda running: len([*running.folder.glob(f"{what}*")]) >= count
 
 
-GUNICORN = Animal(
+GUNICORN = ServerSpec(
     name="gunicorn",
     command=[*PYTHON, "gunicorn", "--workers=2", "--bind=127.0.0.1:$PORT", "shop:application"],
     files={"shop.py": WSGI},
     modules=["gunicorn"],
     holders=3,
     wipes=find_spec("setproctitle") is not None,  # it uses that where it is there
-    check=lambda cage: "Shutting down: Master" in cage.log,
+    check=lambda running: "Shutting down: Master" in running.log,
 )
 
-RELOAD = Animal(
+RELOAD = ServerSpec(
     name="uvicorn-reload",
     command=[*PYTHON, "uvicorn", "--port=$PORT", "--reload", "shop:application"],
     files={"shop.py": ASGI},
@@ -139,17 +139,17 @@ RELOAD = Animal(
     check=noted("saved", 1),
 )
 
-NODEMON = Animal(
+NODEMON = ServerSpec(
     name="nodemon",
     command=["nodemon", "server.js"],
     files={"server.js": POLITE_NODE},
     programs=["nodemon", "node"],
     launcher="nodemon",
     stays=True,
-    check=lambda cage: "waiting for" in cage.log,
+    check=lambda running: "waiting for" in running.log,
 )
 
-NPM = Animal(
+NPM = ServerSpec(
     name="npm",
     command=["npm", "run", "dev"],
     files={"package.json": PACKAGE, "server.js": POLITE_NODE},
@@ -160,7 +160,7 @@ NPM = Animal(
 
 ANIMALS = [
     GUNICORN,
-    Animal(
+    ServerSpec(
         name="uvicorn",
         command=[*PYTHON, "uvicorn", "--port=$PORT", "shop:application"],
         files={"shop.py": ASGI},
@@ -168,7 +168,7 @@ ANIMALS = [
         check=noted("saved", 1),
     ),
     RELOAD,
-    Animal(
+    ServerSpec(
         name="uvicorn-workers",
         command=[*PYTHON, "uvicorn", "--port=$PORT", "--workers=2", "shop:application"],
         files={"shop.py": ASGI},
@@ -177,7 +177,7 @@ ANIMALS = [
         ready=noted("started", 2),
         check=noted("saved", 2),
     ),
-    Animal(
+    ServerSpec(
         name="uvicorn-stream",
         command=[*PYTHON, "uvicorn", "--port=$PORT", "--workers=2", "shop:application"],
         files={"shop.py": ASGI},
@@ -189,28 +189,28 @@ ANIMALS = [
         forced=True,  # the master, which waits for its workers whatever signal it gets
         check=noted("saved", 2),
     ),
-    Animal(
+    ServerSpec(
         name="flask",
         command=[*PYTHON, "flask", "--app=shop", "run", "--debug", "--port=$PORT"],
         files={"shop.py": FLASK},
         modules=["flask"],
         holders=2,
-        ready=lambda cage: "Debugger is active" in cage.log,
+        ready=lambda running: "Debugger is active" in running.log,
     ),
-    Animal(
+    ServerSpec(
         name="django",
         command=[sys.executable, "manage.py", "runserver", "$PORT"],
         files={"manage.py": DJANGO},
         modules=["django"],
         launcher="manage",
     ),
-    Animal(
+    ServerSpec(
         name="django-noreload",
         command=[sys.executable, "manage.py", "runserver", "--noreload", "$PORT"],
         files={"manage.py": DJANGO},
         modules=["django"],
     ),
-    Animal(
+    ServerSpec(
         name="hypercorn",
         command=[*PYTHON, "hypercorn", "--bind=127.0.0.1:$PORT", "--workers=2", "shop:application"],
         files={"shop.py": ASGI},
@@ -220,7 +220,7 @@ ANIMALS = [
         # As soon as one worker is done, the master ends the other one where it stands.
         check=noted("saved", 1),
     ),
-    Animal(
+    ServerSpec(
         name="granian",
         command=[
             *(*PYTHON, "granian", "--interface=asgi", "--workers=2"),
@@ -233,27 +233,27 @@ ANIMALS = [
         wipes=find_spec("setproctitle") is not None,
         check=noted("saved", 2),
     ),
-    Animal(
+    ServerSpec(
         name="tornado",
         command=[sys.executable, "shop.py", "$PORT"],
         files={"shop.py": TORNADO},
         modules=["tornado"],
         holders=3,
     ),
-    Animal(
+    ServerSpec(
         name="setproctitle",
         command=[sys.executable, "shop.py", "$PORT"],
         files={"shop.py": TITLE},
         modules=["setproctitle"],
         wipes=True,
     ),
-    Animal(
+    ServerSpec(
         name="node",
         command=["node", "server.js"],
         files={"server.js": NODE},
         programs=["node"],
     ),
-    Animal(
+    ServerSpec(
         name="node-polite",
         command=["node", "server.js"],
         files={"server.js": POLITE_NODE},
@@ -262,7 +262,7 @@ ANIMALS = [
     ),
     NPM,
     NODEMON,
-    Animal(
+    ServerSpec(
         name="vite",
         command=["vite", "--port=$PORT", "--strictPort"],
         files={"index.html": "<p>hello</p>"},
@@ -276,9 +276,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_it_is_freed(
-    trial: Trial, stage: Stage, project: Path, figures: Figures, *, long: bool
+    trial: Trial, processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
-    trial.run(stage, project, figures, neighbour=long and trial.way == "command")
+    trial.run(processes, project, figures, neighbour=long and trial.way == "command")
 
 
 @pytest.mark.parametrize(
@@ -291,6 +291,6 @@ def test_it_is_freed(
     ],
 )
 def test_it_is_kept_while_somebody_looks_after_it(
-    kept: Trial, stage: Stage, project: Path, figures: Figures
+    kept: Trial, processes: Processes, project: Path, figures: Figures
 ) -> None:
-    kept.run(stage, project, figures)
+    kept.run(processes, project, figures)

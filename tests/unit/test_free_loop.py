@@ -34,7 +34,7 @@ def _staged(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portfree._system, "current", lambda: system)
 
 
-staged = pytest.mark.usefixtures("_staged")
+started_one = pytest.mark.usefixtures("_staged")
 
 
 # The free path
@@ -68,7 +68,7 @@ def test_no_process_is_read_before_a_port_is_held(system: FakeSystem) -> None:
 # What it raises
 
 
-@staged
+@started_one
 def test_it_warns_by_default_and_returns_the_report(
     system: FakeSystem, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,7 +80,7 @@ def test_it_warns_by_default_and_returns_the_report(
     assert "8000/tcp is busy" in caplog.text
 
 
-@staged
+@started_one
 def test_what_was_stopped_is_logged_as_information(
     system: FakeSystem, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,7 +91,7 @@ def test_what_was_stopped_is_logged_as_information(
     assert f"(pid {server.pid})" in caplog.text
 
 
-@staged
+@started_one
 @pytest.mark.usefixtures("system")
 def test_free_ports_are_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="portfree"):
@@ -99,7 +99,7 @@ def test_free_ports_are_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.records == []
 
 
-@staged
+@started_one
 def test_nor_is_a_note_on_one(system: FakeSystem, caplog: pytest.LogCaptureFixture) -> None:
     system.binds[Port(80)] = "denied"
     with caplog.at_level(logging.DEBUG, logger="portfree"):
@@ -108,7 +108,7 @@ def test_nor_is_a_note_on_one(system: FakeSystem, caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
-@staged
+@started_one
 def test_on_busy_fail_raises_what_stayed_busy(system: FakeSystem) -> None:
     system.server(8000)
     system.server(8001, owner=77)
@@ -121,13 +121,13 @@ def test_on_busy_fail_raises_what_stayed_busy(system: FakeSystem) -> None:
     assert isinstance(error, PortfreeError)
 
 
-@staged
+@started_one
 def test_on_busy_fail_raises_nothing_if_all_is_well(system: FakeSystem) -> None:
     system.server()
     assert free_ports(8000, scope="mine", on_busy="fail").ok
 
 
-@staged
+@started_one
 def test_a_dry_run_fails_only_for_what_would_stay_busy(system: FakeSystem) -> None:
     system.server(8000)
     assert free_ports(8000, scope="mine", on_busy="fail", dry_run=True).ok
@@ -137,7 +137,7 @@ def test_a_dry_run_fails_only_for_what_would_stay_busy(system: FakeSystem) -> No
     assert system.signals == []
 
 
-@staged
+@started_one
 def test_the_error_crosses_the_border_of_a_process(system: FakeSystem) -> None:
     system.server(owner=77)
     with pytest.raises(PortsBusyError) as raised:
@@ -164,7 +164,7 @@ def test_the_error_crosses_the_border_of_a_process(system: FakeSystem) -> None:
         ({"on_busy": "raise"}, "on_busy"),
     ],
 )
-@staged
+@started_one
 def test_a_bad_option_is_named_and_nothing_is_touched(
     system: FakeSystem, options: dict[str, object], words: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_bad_option_is_named_and_nothing_is_touched(
 
 
 @pytest.mark.parametrize("port", [0, 65536, -1, "abc", "", True, 1.5, [8000], "8000-7000"])
-@staged
+@started_one
 def test_a_bad_port_is_named_and_nothing_is_touched(system: FakeSystem, port: object) -> None:
     system.server()
     with pytest.raises(PortSpecError):
@@ -223,7 +223,7 @@ def test_no_ports_anywhere_is_an_error_that_says_how_to_give_them(
 # What it says meanwhile
 
 
-@staged
+@started_one
 def test_the_one_line_goes_to_stderr(
     system: FakeSystem, capsys: pytest.CaptureFixture[str]
 ) -> None:

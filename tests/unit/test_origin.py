@@ -96,8 +96,8 @@ WORKING = (neighbour(THEIR_PYTEST, THEIR_SHELL, INIT),)
 AT_WORK = context(neighbours=WORKING)
 
 
-def case(name: str, *scene: object) -> object:
-    return pytest.param(*scene, id=name)
+def case(name: str, *situation: object) -> object:
+    return pytest.param(*situation, id=name)
 
 
 def miss(

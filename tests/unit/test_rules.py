@@ -86,42 +86,42 @@ def run_id(*elements: str) -> dict[str, str]:
     return {"PORTFREE_RUN_ID": "/".join(elements)}
 
 
-def case(name: str, *scene: object) -> object:
-    return pytest.param(*scene, id=name)
+def case(name: str, *situation: object) -> object:
+    return pytest.param(*situation, id=name)
 
 
 # One scene for each rule.
 
 
-class Scene(NamedTuple):
+class Situation(NamedTuple):
     holder: Holder
     context: Context
     action: str
 
 
 EXAMPLES = {
-    "self": Scene(holder(OUR_PYTEST, OUR_SHELL, INIT), context(), "keep"),
-    "own-run": Scene(holder(process(), OUR_PYTEST, OUR_SHELL, INIT), context(), "stop"),
-    "container": Scene(holder(process(2000, "docker-proxy"), INIT), context(), "keep"),
-    "protected": Scene(holder(process(2000, "sshd -D"), INIT), context(), "keep"),
-    "unknown": Scene(holder(pinned=False), context(), "keep"),
-    "other-user": Scene(holder(process(2000, owner=BOB), INIT), context(), "keep"),
-    "live-run": Scene(holder(process(), THEIR_PYTEST, THEIR_SHELL, INIT), context(), "keep"),
-    "left-behind": Scene(holder(born(IN_A_TEST, cwd=ELSEWHERE), INIT), context(), "stop"),
-    "service": Scene(holder(process(2000, unit="shop.service"), INIT), context(), "keep"),
-    "orphan": Scene(holder(), context(), "stop"),
-    "mine": Scene(holder(process(), OUR_SHELL, INIT), context(scope="mine"), "stop"),
-    "attended": Scene(holder(process(), OUR_SHELL, INIT), context(), "keep"),
+    "self": Situation(holder(OUR_PYTEST, OUR_SHELL, INIT), context(), "keep"),
+    "own-run": Situation(holder(process(), OUR_PYTEST, OUR_SHELL, INIT), context(), "stop"),
+    "container": Situation(holder(process(2000, "docker-proxy"), INIT), context(), "keep"),
+    "protected": Situation(holder(process(2000, "sshd -D"), INIT), context(), "keep"),
+    "unknown": Situation(holder(pinned=False), context(), "keep"),
+    "other-user": Situation(holder(process(2000, owner=BOB), INIT), context(), "keep"),
+    "live-run": Situation(holder(process(), THEIR_PYTEST, THEIR_SHELL, INIT), context(), "keep"),
+    "left-behind": Situation(holder(born(IN_A_TEST, cwd=ELSEWHERE), INIT), context(), "stop"),
+    "service": Situation(holder(process(2000, unit="shop.service"), INIT), context(), "keep"),
+    "orphan": Situation(holder(), context(), "stop"),
+    "mine": Situation(holder(process(), OUR_SHELL, INIT), context(scope="mine"), "stop"),
+    "attended": Situation(holder(process(), OUR_SHELL, INIT), context(), "keep"),
 }
 
 
 @pytest.mark.parametrize("rule", TWELVE)
 def test_every_rule_decides_something(rule: str) -> None:
-    scene = EXAMPLES[rule]
+    situation = EXAMPLES[rule]
 
-    verdict = judge(scene.holder, scene.context)
+    verdict = judge(situation.holder, situation.context)
 
-    assert (verdict.rule, verdict.action) == (rule, scene.action)
+    assert (verdict.rule, verdict.action) == (rule, situation.action)
     assert verdict.reason
 
 

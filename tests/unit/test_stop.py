@@ -779,10 +779,10 @@ def test_the_line_names_the_kernel_if_nobody_is_left(system: FakeSystem) -> None
 
 
 def target(system: FakeSystem, *, root: bool = True) -> Target:
-    actor = system.server()
-    pin = system.pin(actor.process)
+    server_process = system.server()
+    pin = system.pin(server_process.process)
     assert pin is not None
-    return Target(Holder(actor.process), pin, root=root)
+    return Target(Holder(server_process.process), pin, root=root)
 
 
 def test_nothing_is_said_about_a_target_that_was_not_touched(system: FakeSystem) -> None:
@@ -818,7 +818,7 @@ def test_this_process_is_never_signalled(system: FakeSystem) -> None:
 
 
 def _deed(system: FakeSystem, server: Actor, name: str) -> Callable[[], None]:
-    def deed() -> None:
+    def step() -> None:
         match name:
             case "end":
                 server.end()
@@ -835,7 +835,7 @@ def _deed(system: FakeSystem, server: Actor, name: str) -> Callable[[], None]:
             case "unpin":
                 server.unpinnable = OSError(24, "Too many open files")
 
-    return deed
+    return step
 
 
 @st.composite
@@ -867,14 +867,14 @@ def machines(draw: st.DrawFn) -> tuple[FakeSystem, float, float]:
         happens = draw(
             st.sampled_from(["end", "let go", "fork", "recycle", "refuse", "hide", "unpin", ""])
         )
-        deed = _deed(system, server, happens)
+        step = _deed(system, server, happens)
         moment = draw(st.sampled_from(["now", "later", "owners", "holds", "process", "pin"]))
         if moment == "now":
-            deed()
+            step()
         elif moment == "later":
-            system.after(draw(seconds), deed)
+            system.after(draw(seconds), step)
         else:
-            system.after_call[moment] = deed
+            system.after_call[moment] = step
     return system, draw(st.sampled_from([0.0, 0.2, 1.0])), draw(st.sampled_from([0.0, 0.7]))
 
 
@@ -909,7 +909,11 @@ def test_the_promises_are_kept_whatever_happens(
         assert process.owner == 1000
         assert process.name not in ("stranger", "pytest", "zsh", "systemd")
     assert not dry_run or system.signals == []
-    assert all(actor.alive for actor in system.actors.values() if id(actor) in others)
+    assert all(
+        server_process.alive
+        for server_process in system.actors.values()
+        if id(server_process) in others
+    )
 
     # And a port that is called free was free when the call returned, or somebody came after that.
     for outcome in report.outcomes:

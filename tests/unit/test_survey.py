@@ -273,8 +273,8 @@ def test_the_runs_of_a_holder_are_asked_whether_they_live(system: FakeSystem) ->
 # Lineage
 
 
-def lineage(system: FakeSystem, actor: Actor) -> list[str]:
-    _, ancestors = Reader(system).lineage(actor.process)
+def lineage(system: FakeSystem, server_process: Actor) -> list[str]:
+    _, ancestors = Reader(system).lineage(server_process.process)
     return [process.name for process in ancestors]
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from portfree._core.ports import Port
     from portfree.api import free_ports
     from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError, PortSpecError
-    from portfree.model import HolderReport, Note, Outcome, Report, Verdict
+    from portfree.model import HolderReport, Note, Outcome, Port, Report, Verdict
 
 __all__ = [
     "HolderReport",
@@ -31,7 +30,7 @@ _HOMES = {
     "PortSpecError": "errors",
     "PortsBusyError": "errors",
     "PortsLeakedError": "errors",
-    "Port": "_core.ports",
+    "Port": "model",
     "HolderReport": "model",
     "Note": "model",
     "Outcome": "model",

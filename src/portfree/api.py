@@ -1,24 +1,13 @@
-"""`free_ports`: find who holds the ports, decide, stop, and look whether they are free now."""
+"""`free_ports`: what people call."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable
-
 from portfree._core import settings
-from portfree._core.ports import Port, parse_ports
-from portfree._system import backend
-from portfree._system.probe import bind
-from portfree.errors import PortsBusyError
-from portfree.model import Leaks, Note, OnBusy, Outcome, Report, Request, Scope
-
-TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
-if TYPE_CHECKING:
-    from portfree._core.context import Phase
-    from portfree._system.interface import System
-
-Notice = Callable[[str], None]
+from portfree._core.free import free
+from portfree._core.ports import parse_ports
+from portfree._output.console import tell
+from portfree.model import Leaks, OnBusy, Scope
+from portfree.run import FreePortsReport, busy_error, log_outcomes
 
 
 def free_ports(
@@ -29,7 +18,7 @@ def free_ports(
     on_busy: OnBusy | None = None,
     dry_run: bool = False,
     leaks: Leaks | None = None,
-) -> Report:
+) -> FreePortsReport:
     """Free these ports now, and say who held them.
 
     In a ``with`` statement it frees them again at the end, whatever happens in between; children
@@ -80,156 +69,9 @@ def free_ports(
         "leaks": leaks,
     }
     request = settings.request("library", parse_ports(*ports), given, table)
-    report = free(request, notice=tell)
+    report = FreePortsReport(*free(request, notice=tell))
     failed = request.on_busy == "fail" and not report.ok
     log_outcomes(outcome for outcome in report.outcomes if outcome.ok or not failed)
     if failed:
         raise busy_error(report)
     return report
-
-
-def free(
-    request: Request,
-    *,
-    notice: Notice | None = None,
-    phase: Phase = "call",
-    ending: str | None = None,
-    began: float | None = None,
-    quiet: Collection[Port] = (),
-    system: System | None = None,
-) -> Report:
-    """Free the requested ports; the way through the house, for the library and every hook.
-
-    *notice* gets one line when a server takes its time. *phase*: as a hook, before or after a run;
-    *ending*: the element of the run that is being ended, *began*: when that was, and *quiet*: the
-    ports that were free then. *system*: the machine, for tests.
-    """
-    backend()  # a wrong one is an error whether it is needed or not
-    started = time.monotonic()
-    held = list(request.ports)
-    try:
-        held = [port for port in held if (system.bind if system else bind)(port) != "free"]
-        if not held:
-            outcomes = tuple(Outcome(port, "free") for port in request.ports)
-            return Report(request, outcomes, time.monotonic() - started)
-
-        # Loaded only now: a call that finds every port free takes microseconds.
-        from portfree._core import free as rounds
-        from portfree._core.outcomes import Ledger
-        from portfree._core.rules import judge_all, with_origin
-        from portfree._core.stop import longest, stop
-        from portfree._core.survey import context_for, survey, with_users
-        from portfree._system import current
-
-        system = system or current()
-    except Exception as failure:  # noqa: BLE001 - such as no more files that may be opened
-        outcomes = tuple(_unexamined(p, failure, held=p in held) for p in request.ports)
-        return Report(request, outcomes, time.monotonic() - started)
-    ledger = Ledger(request, system)
-    patience = system.now() + request.wait
-    deadline = patience + longest(request.grace)
-    notify = _once(notice)
-    try:
-        while held and system.now() < deadline:
-            with survey(system, held) as seen:
-                held = rounds.settle(system, held, seen, ledger)
-                context = context_for(
-                    system,
-                    seen.holders,
-                    scope=request.scope,
-                    phase=phase,
-                    ending=ending,
-                    began=began,
-                    quiet=quiet,
-                )
-                seen.holders = tuple(with_origin(holder, context) for holder in seen.holders)
-                verdicts = judge_all(seen.holders, context)
-                if with_users(system, seen, verdicts):
-                    verdicts = judge_all(seen.holders, context)
-                targets = rounds.choose(system, seen, verdicts, context, ledger)
-                ledger.leave(held, seen)
-                if targets and not request.dry_run:
-                    try:
-                        stop(
-                            system,
-                            targets,
-                            grace=request.grace,
-                            deadline=deadline,
-                            approve=rounds.approver(targets, context),
-                            notify=notify,
-                        )
-                    finally:
-                        ledger.tried(targets)
-                    rounds.watch_for_return(system, targets, context, deadline)
-                elif rounds.unseen(held, seen) or rounds.vanished(
-                    system, seen, verdicts, ledger, deadline
-                ):
-                    continue  # somebody has come since the survey, or was about to go
-                elif request.dry_run or not rounds.wait_for_live_run(
-                    system, seen, verdicts, patience, notify
-                ):
-                    break
-        rounds.last_look(system, held, ledger)
-    except Exception as failure:  # noqa: BLE001 - it must not take the test session down
-        rounds.give_up(system, held, ledger, failure)
-    return ledger.report()
-
-
-def _unexamined(port: Port, failure: BaseException, *, held: bool) -> Outcome:
-    """The outcome of a port where portfree itself could not be loaded any further."""
-    text = f"who holds {port} could not be looked for: {failure}"
-    instead = "close files or sockets, then try again"
-    if isinstance(failure, ImportError):
-        instead = f"{instead}; if that does not help, install portfree anew"
-    elif not isinstance(failure, (OSError, MemoryError)):
-        instead = "try again; if that does not help, please report it"
-    note = Note("untested", text, instead)
-    return Outcome(port, "busy", ok=False, notes=(note,)) if held else Outcome(port, "free")
-
-
-def tell(line: str) -> None:
-    """Say something on stderr, while it happens."""
-    from contextlib import suppress
-
-    from portfree._core.redact import safe
-
-    with suppress(OSError, ValueError):  # nobody reads there any more, and there is work to do
-        print(f"portfree: {safe(line)}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def busy_error(report: Report) -> PortsBusyError:
-    """The error for the ports that are still busy."""
-    from portfree._output.text import summary
-
-    return PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
-
-
-def log_outcomes(outcomes: Iterable[Outcome]) -> None:
-    """Log what was done, and nothing if nothing was: nox shows records of every library."""
-    told = [outcome for outcome in outcomes if outcome.status != "free"]
-    if not told:
-        return
-    try:
-        import logging
-
-        from portfree._output.text import summary
-    except (ImportError, OSError, MemoryError):
-        return  # what cannot even be loaded cannot be said
-
-    logger = logging.getLogger("portfree")
-    for outcome in told:
-        level = logging.INFO if outcome.ok else logging.WARNING
-        logger.log(level, "%s", summary(outcome))
-
-
-def _once(notice: Notice | None) -> Notice:
-    """Pass on the first line, and no other."""
-    said = notice is None
-
-    def notify(line: str) -> None:
-        nonlocal said
-        if notice is not None and not said:
-            said = True
-            notice(line)
-
-    return notify

@@ -7,13 +7,12 @@ a problem into its exit code.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from portfree._core.advice import Surface, key
-from portfree._core.ports import Port
-from portfree._output.text import doubt, leak_line, summary
-from portfree.model import HolderReport, Leak, Outcome, Report
+from portfree._core.advice import key
+from portfree._output.words import doubt, leak_line, summary
+from portfree.model import HolderReport, Leak, Outcome, Port, Report, Surface
 
 
 class Problem(NamedTuple):
@@ -54,10 +53,7 @@ def of_beginning(before: Report, *, pid: int | None = None) -> Conclusion:
 
     *pid*: the process that will open the run (default: this one).
     """
-    try:
-        return _beginning(before, os.getpid() if pid is None else pid)
-    except Exception as failure:  # noqa: BLE001 - what goes wrong here must turn no run red
-        return _unknown(before, f"what was found cannot be told: {failure!r}")
+    return _guarded(before, lambda: _beginning(before, os.getpid() if pid is None else pid))
 
 
 def of_end(
@@ -67,9 +63,13 @@ def of_end(
 
     *trouble*: what portfree itself could not do, in words. *pid*: the process that opened the run.
     """
+    return _guarded(before, lambda: _end(before, after, leaks, trouble=trouble, pid=pid))
+
+
+def _guarded(before: Report, conclude: Callable[[], Conclusion]) -> Conclusion:
     try:
-        return _end(before, after, leaks, trouble=trouble, pid=pid)
-    except Exception as failure:  # noqa: BLE001 - as above
+        return conclude()
+    except Exception as failure:  # noqa: BLE001 - what goes wrong here must turn no run red
         return _unknown(before, f"what was found cannot be told: {failure!r}")
 
 

@@ -7,15 +7,8 @@ named tuple compiles each annotation that is a text, and the first one takes Pyt
 
 from typing import Literal, NamedTuple
 
-from portfree._core.advice import Advice, Surface
-from portfree._core.ports import Port
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from portfree.run import Run
-
+Protocol = Literal["tcp", "udp"]
+Surface = Literal["library", "command", "pytest", "tox", "action"]
 Scope = Literal["orphans", "project", "mine", "any"]
 OnBusy = Literal["warn", "fail"]
 Status = Literal["free", "freed", "busy"]
@@ -25,6 +18,27 @@ Leaks = Literal["ignore", "warn", "stop", "fail"]
 SCOPES: tuple[Scope, ...] = ("orphans", "project", "mine", "any")
 ON_BUSY: tuple[OnBusy, ...] = ("warn", "fail")
 LEAKS: tuple[Leaks, ...] = ("ignore", "warn", "stop", "fail")
+
+
+class Port(NamedTuple):
+    """A port number (1 to 65535) and its protocol, ``"tcp"`` or ``"udp"``."""
+
+    number: int
+    protocol: Protocol = "tcp"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.protocol}"
+
+
+class Advice(NamedTuple):
+    """What would help, besides another port for the tests."""
+
+    do: str = ""
+    """What to do elsewhere, in words, such as ``"stop it there"``; empty: wait for a live run."""
+    scope: Scope = "any"
+    """The narrowest scope that takes the holder in."""
+    privileged: bool = False
+    """Whether it takes other rights than the caller has, besides."""
 
 
 class Verdict(NamedTuple):
@@ -57,6 +71,24 @@ class Origin(NamedTuple):
     """The test that it was born in; empty if that is not known."""
 
 
+class Ending(NamedTuple):
+    """What became of a process that was to be stopped."""
+
+    how: Literal[
+        "ended", "by-itself", "with-parent", "terminated", "let-go", "refused", "remains", "goes-on"
+    ]
+    """``ended`` after a signal; ``by-itself`` before one; ``with-parent``: with the process that
+    started it; ``terminated``, where no signal is polite (Windows); ``let-go``: it has closed its
+    socket and finishes its work; ``refused``: the system let us send no signal; ``remains``: it
+    still holds the port; ``goes-on``: a supervisor that outlasts its signals."""
+    signals: tuple[str, ...] = ()
+    """What was sent, in order, such as ``("SIGTERM", "SIGINT")``."""
+    seconds: float | None = None
+    """From the first signal until it had ended or let go; None if it did neither."""
+    error: str = ""
+    """Why a signal was refused, in the system's words."""
+
+
 class HolderReport(NamedTuple):
     """One holder of a port, the verdict on it, and what became of it.
 
@@ -83,10 +115,8 @@ class HolderReport(NamedTuple):
     root: bool
     """Whether no ancestor of it holds the same port: root holders are judged, the others follow."""
     verdict: Verdict
-    ended: str = ""
-    """What became of it: ``"ended after SIGTERM"``; empty if it was not touched."""
-    seconds: float | None = None
-    """How long that took, in seconds from the first signal."""
+    ending: Ending | None = None
+    """What became of it; None if it was not touched."""
     origin: Origin | None = None
     """The run that it was born in; None if nothing shows that it was born in one."""
     step: str = ""
@@ -103,6 +133,8 @@ class Note(NamedTuple):
     """What to do about it; empty if nothing needs to be done."""
     advice: Advice | None = None
     """The same as data, where a setting of portfree would help."""
+    ending: Ending | None = None
+    """What became of the process that the note is about, if it was to be stopped."""
 
 
 class Outcome(NamedTuple):
@@ -151,46 +183,13 @@ class Leak(NamedTuple):
     """Whether it is the process that opened the run itself: then it is never stopped."""
 
 
-class _Report(NamedTuple):
+class Report(NamedTuple):
+    """The outcomes of one call, in the order in which the ports were asked for."""
+
     request: Request
     outcomes: tuple[Outcome, ...]
     seconds: float = 0.0
     """How long the whole call took, in seconds."""
-
-
-class Report(_Report):
-    """The outcomes of one call, in the order in which the ports were asked for.
-
-    In a ``with`` statement it opens a `Run`, and its end frees the ports again.
-    """
-
-    _run: "Run | None" = None
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed")
-
-    def __enter__(self) -> "Run":
-        from portfree.run import Run
-
-        if self._run is not None:
-            raise RuntimeError("this report has opened a run: call free_ports() for another one")
-        run = Run(self)
-        object.__setattr__(self, "_run", run)
-        return run.__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
-        if self._run is not None:
-            self._run.__exit__(kind, error, traceback)
-
-    def __str__(self) -> str:
-        from portfree._output.text import as_text
-
-        return as_text(self)
 
     @property
     def ok(self) -> bool:

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
 
-    from portfree._core.ports import Port
     from portfree._core.pyproject import Settings
     from portfree._plugins.pytest_guard import SessionRun
     from portfree._plugins.xdist_hosts import Hosts, Worker
-    from portfree.model import Request
+    from portfree.model import Port, Request
 
 # With these pytest starts a session, but no test, nor a fixture that could start a server.
 _ONLY_LOOKS = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan", "cacheshow")
@@ -378,14 +377,14 @@ class _Guard:
 
     def tell_the_rest(self) -> None:
         """Say the same on stderr, where pytest has printed no summary."""
-        from portfree.api import tell
+        from portfree._output.console import tell
 
         for line, _ in self.take_lines():
             tell(line)
 
     def _notice(self, line: str) -> None:
         """Say something while it happens, also in the middle of a line of dots."""
-        from portfree.api import tell
+        from portfree._output.console import tell
 
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:

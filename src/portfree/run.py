@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import PurePath
 from types import TracebackType
-from typing import TypedDict
 
 from portfree._core import run_id
-from portfree._core.context import Phase
-from portfree._core.ports import Port
-from portfree._output.text import leak_line
+from portfree._core.context import Moment
+from portfree._core.free import free
+from portfree._output.console import tell
+from portfree._output.text import as_text
+from portfree._output.words import leak_line, summary
 from portfree._system import current
 from portfree._system.interface import System
-from portfree.api import busy_error, free, log_outcomes, tell
 from portfree.conclusion import Conclusion, doubtful, of_end
 from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError
 from portfree.model import Leak, Outcome, Report, Request
 
-_logger = logging.getLogger("portfree")
-
 _NOX = (2025, 2, 9)
 
 
-class End(TypedDict):
-    """What is known of a run that is being ended."""
+class FreePortsReport(Report):
+    """The `Report` of `free_ports`. In a ``with`` statement it opens a `Run`, and its end frees the
+    ports again. ``str()`` gives the text that the command prints.
+    """
 
-    phase: Phase
-    ending: str
-    began: float | None
-    quiet: list[Port]
+    _run: Run | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed")
+
+    def __enter__(self) -> Run:
+        if self._run is not None:
+            raise RuntimeError("this report has opened a run: call free_ports() for another one")
+        run = Run(self)
+        object.__setattr__(self, "_run", run)
+        return run.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._run is not None:
+            self._run.__exit__(kind, error, traceback)
+
+    def __str__(self) -> str:
+        return as_text(self)
 
 
 class Run:
@@ -55,7 +73,7 @@ class Run:
         """*environ*: where the run's id goes, for child processes (`os.environ`)."""
         self.before = before
         """What was found, and done, when the run began."""
-        self.after: Report | None = None
+        self.after: FreePortsReport | None = None
         """The same of its end; None as long as it goes on."""
         self.leaks: tuple[Leak, ...] = ()
         """What it has left behind on other ports."""
@@ -90,7 +108,7 @@ class Run:
         if leaks != "ignore" and (trouble := _nox_is_too_old()):
             if leaks == "fail":
                 raise PortfreeError(trouble)
-            _logger.warning("%s", trouble)
+            log(trouble)
         self._outer = self._environ.get(run_id.RUN_ID, "")
         self._element = run_id.new_element(self._system)
         self._id = f"{self._outer}/{self._element}" if self._outer else self._element
@@ -103,7 +121,7 @@ class Run:
             except Exception as failure:  # noqa: BLE001 - without it the run goes on all the same
                 self._fail(f"leaks could not be looked for: {failure!r}")
 
-    def close(self, *, grace: float | None = None) -> Report | None:
+    def close(self, *, grace: float | None = None) -> FreePortsReport | None:
         """End: put the environment back and free the ports again.
 
         Done once: a second call returns the same report. In a forked child, whose parent will do
@@ -118,10 +136,11 @@ class Run:
         surface = request.surface if request.surface == "action" else "command"
         request = request._replace(scope="orphans", wait=0.0, grace=grace, surface=surface)
         try:
-            self.after = free(request, notice=self._notice, system=self._system, **self.end())
+            after = free(request, notice=self._notice, system=self._system, moment=self.moment())
+            self.after = FreePortsReport(*after)
             self._find_leaks(request)
         except Exception as failure:  # noqa: BLE001 - what goes wrong in here must turn no run red
-            self._fail(f"the ports could not be looked after at the end: {failure!r}")
+            self._fail(f"the end of the run could not be looked after: {failure!r}")
         finally:
             run_id.OPEN_HERE.discard(self._element)
         return self.after
@@ -133,14 +152,10 @@ class Run:
     def _fail(self, trouble: str) -> None:
         self._trouble = self._trouble or trouble
 
-    def end(self) -> End:
-        """What `free` is told of the run that is being ended."""
-        return {
-            "phase": "after",
-            "ending": self._element,
-            "began": self._alone_since(),
-            "quiet": [each.port for each in self.before.outcomes if each.status != "busy"],
-        }
+    def moment(self) -> Moment:
+        """The end of this run."""
+        quiet = [each.port for each in self.before.outcomes if each.status != "busy"]
+        return Moment("after", self._element, self._alone_since(), quiet)
 
     def _alone_since(self) -> float | None:
         """When the run began; None if what came up since may be of another run of this process."""
@@ -151,24 +166,20 @@ class Run:
     def _find_leaks(self, request: Request) -> None:
         if self._listeners is None:
             return
-        try:
-            new = run_id.new_listeners(self._system, self._listeners, request.ports)
-            if not new:
-                return
-            # Loaded only now: mostly nothing was left, and a run should cost next to nothing.
-            from portfree._core.leaks import find_leaks
+        new = run_id.new_listeners(self._system, self._listeners, request.ports)
+        if not new:
+            return
+        # Loaded only now: mostly nothing was left, and a run should cost next to nothing.
+        from portfree._core.leaks import find_leaks
 
-            self.leaks = find_leaks(
-                self._system,
-                new,
-                known=self._listeners,
-                request=request,
-                ending=self._element,
-                began=self._alone_since(),
-                notify=self._notice,
-            )
-        except Exception as failure:  # noqa: BLE001 - what was freed must be told all the same
-            self._fail(f"leaks could not be looked for: {failure!r}")
+        self.leaks = find_leaks(
+            self._system,
+            new,
+            known=self._listeners,
+            request=request,
+            moment=self.moment(),
+            notify=self._notice,
+        )
 
     def __enter__(self) -> Run:
         self.open()
@@ -189,7 +200,7 @@ class Run:
         with suppress(Exception):  # what cannot be said turns no run red
             log_outcomes(o for o in end.shown if o.ok or not isinstance(failure, PortsBusyError))
             for line in end.warnings:
-                _logger.warning("%s", line)
+                log(line)
         if failure is not None:
             raise failure
 
@@ -241,3 +252,22 @@ def _nox_is_too_old() -> str:
         f"leave behind are not found: that needs nox {'.'.join(map(str, _NOX))} or newer, "
         "pip install --upgrade nox"
     )
+
+
+def busy_error(report: Report) -> PortsBusyError:
+    """The error for the ports that are still busy."""
+    return PortsBusyError("; ".join(summary(o) for o in report.outcomes if not o.ok), report)
+
+
+def log_outcomes(outcomes: Iterable[Outcome]) -> None:
+    """Log what was done, and nothing if nothing was: nox shows records of every library."""
+    for outcome in outcomes:
+        if outcome.status != "free":
+            log(summary(outcome), warning=not outcome.ok)
+
+
+def log(line: str, *, warning: bool = True) -> None:
+    import logging  # 10 ms, and mostly there is nothing to log
+
+    logger = logging.getLogger("portfree")
+    logger.log(logging.WARNING if warning else logging.INFO, "%s", line)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from portfree._core.context import Phase
-from portfree._core.ports import Port
+from portfree._core.context import Moment, Phase
+from portfree._core.free import free
 from portfree._system.interface import (
     CI_JOB_IDS,
     MARKS,
@@ -32,8 +32,7 @@ from portfree._system.interface import (
     Socket,
     State,
 )
-from portfree.api import free
-from portfree.model import HolderReport, Outcome, Report, Request, Scope
+from portfree.model import HolderReport, Outcome, Port, Report, Request, Scope
 
 # A survey looks twice, so long apart, before anybody is judged: the first signal comes then.
 LOOK = 0.005
@@ -583,10 +582,7 @@ def call(
     report = free(
         Request(asked, scope=scope, grace=grace, wait=wait, dry_run=dry_run),
         notice=None if notices is None else notices.append,
-        phase=phase,
-        ending=ending,
-        began=began,
-        quiet=quiet,
+        moment=Moment(phase, ending, began, quiet),
         system=system,
     )
     assert system.now() - started <= wait + 2 * max(grace, 0.5) + 1e-9

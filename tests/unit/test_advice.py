@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from portfree._core.advice import Advice, Surface, setting, written
-from portfree._core.ports import Port
+from portfree._core.advice import setting, written
+from portfree.model import Advice, Port, Surface
 
 PORTS = (Port(8000), Port(8125, "udp"))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from portfree._core.ports import Port
 from portfree.conclusion import Conclusion, of_beginning, of_end
-from portfree.model import HolderReport, Leak, Note, Outcome, Report, Request, Verdict
+from portfree.model import HolderReport, Leak, Note, Outcome, Port, Report, Request, Verdict
 
 PORT = Port(8000)
 US = 900

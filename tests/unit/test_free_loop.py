@@ -11,12 +11,11 @@ from unittest import mock
 
 import pytest
 
-import portfree._system
 from helpers.fake_system import FakeSystem, call, only, system, unmarked
 from portfree import PortfreeError, PortsBusyError, PortSpecError, free_ports
-from portfree._core.ports import Port
-from portfree.api import free, tell
-from portfree.model import Report, Request
+from portfree._core.free import free
+from portfree._output.console import tell
+from portfree.model import Port, Report, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("project", "unmarked")
 @pytest.fixture
 def _staged(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the machine in memory under the public function."""
-    monkeypatch.setattr(portfree.api, "bind", system.bind)
-    monkeypatch.setattr(portfree._system, "current", lambda: system)
+    monkeypatch.setattr("portfree._core.free.bind", system.bind)
+    monkeypatch.setattr("portfree._core.loop.current", lambda: system)
 
 
 started_one = pytest.mark.usefixtures("_staged")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.fake_system import LOOK, Actor, FakeSystem, call, entry, names, only, system, unmarked
-from portfree._core.free import last_look
-from portfree._core.outcomes import Ledger
-from portfree._core.ports import Port
-from portfree.model import Request
+from helpers.reports import how
+from portfree._core.loop import Freeing
+from portfree.model import Port, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,11 +125,10 @@ def test_what_became_free_after_the_last_survey_is_free(system: FakeSystem) -> N
 
 def test_the_last_look_believes_the_bind_alone(system: FakeSystem) -> None:
     ports = (Port(8000), Port(8001))
-    ledger = Ledger(Request(ports), system)
+    freeing = Freeing(Request(ports), system=system)
+    freeing.deadline = 0.0  # the time is over
     system.server(8001)
-    ledger.reopen(ports)
-    last_look(system, ports, ledger)
-    assert [o.status for o in ledger.report().outcomes] == ["free", "busy"]
+    assert [o.status for o in freeing.run(list(ports)).outcomes] == ["free", "busy"]
 
 
 def test_the_last_look_sees_past_the_fading_connections_of_a_dead_server(
@@ -138,12 +136,10 @@ def test_the_last_look_sees_past_the_fading_connections_of_a_dead_server(
 ) -> None:
     port = Port(8000)
     system.listen(None, 8000, state="fading", peer="127.0.0.1:40000", fades_in=59.0)
-    ledger = Ledger(Request((port,)), system)
-    ledger.reopen([port])
+    freeing = Freeing(Request((port,)), system=system)
+    freeing.deadline = 0.0  # the time is over
 
-    last_look(system, [port], ledger)
-
-    (outcome,) = ledger.report().outcomes
+    (outcome,) = freeing.run([port]).outcomes
     assert outcome.ok
     assert [note.kind for note in outcome.notes] == ["fading"]
 
@@ -177,7 +173,7 @@ def test_a_server_on_two_ports_is_stopped_once(system: FakeSystem) -> None:
     report = call(system, 8000, 8001)
     assert system.sent(server) == [("TERM", LOOK)]
     assert [o.status for o in report.outcomes] == ["freed", "freed"]
-    assert entry(report, server, 8001).ended == "ended after SIGTERM"
+    assert how(entry(report, server, 8001)) == "ended after SIGTERM"
 
 
 def test_a_socket_that_somebody_else_shares_who_is_kept_is_left_alone(system: FakeSystem) -> None:

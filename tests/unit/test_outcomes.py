@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.fake_system import LOOK, FakeSystem, call, entry, only, system, unmarked
-from portfree._core.outcomes import Ledger
-from portfree._core.ports import Port
-from portfree.model import Note, Request
+from helpers.reports import how, took
+from portfree._core.outcomes import Outcomes
+from portfree.model import Note, Port, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_holder_is_told_with_all_that_is_known(system: FakeSystem, project: Pa
     assert told.test == "tests/test_a.py::test_b (setup)"
     assert told.addresses == ("127.0.0.1", "::1")
     assert told.root
-    assert (told.ended, told.seconds) == ("", None)
+    assert (how(told), took(told)) == ("", None)
 
 
 def test_a_windows_owner_has_no_uid() -> None:
@@ -82,10 +82,10 @@ def test_every_signal_has_an_entry_and_every_entry_with_one_a_signal(system: Fak
     kept = system.server(8001, owner=77)
     report = call(system, 8000, 8001, grace=1.0)
     signalled = {sent.process.pid for sent in system.signals}
-    told = {h.pid for o in report.outcomes for h in o.holders if "SIG" in h.ended}
+    told = {h.pid for o in report.outcomes for h in o.holders if h.ending and h.ending.signals}
     assert len(signalled) == 3
     assert told == signalled
-    assert entry(report, kept, 8001).ended == ""
+    assert how(entry(report, kept, 8001)) == ""
 
 
 def test_a_port_that_was_held_and_is_seen_free_is_freed_whoever_freed_it(
@@ -99,15 +99,15 @@ def test_a_port_that_was_held_and_is_seen_free_is_freed_whoever_freed_it(
 
 
 def test_what_was_said_of_a_port_that_is_free_by_now_is_taken_back(system: FakeSystem) -> None:
-    ledger = Ledger(Request((PORT,)), system)
-    ledger.note(PORT, Note("invisible", "somebody"))
-    ledger.note(PORT, Note("invisible", "somebody"))
-    assert [n.kind for n in only(ledger.report()).notes] == ["invisible"]
-    ledger.reopen([PORT])
-    ledger.note(PORT, Note("restarted", "again"))
-    assert [n.kind for n in only(ledger.report()).notes] == ["restarted"]
-    ledger.settle(PORT, "free", [Note("fading", "1 connection")])
-    assert [n.kind for n in only(ledger.report()).notes] == ["fading"]
+    outcomes = Outcomes(Request((PORT,)), system)
+    outcomes.note(PORT, Note("invisible", "somebody"))
+    outcomes.note(PORT, Note("invisible", "somebody"))
+    assert [n.kind for n in only(outcomes.report()).notes] == ["invisible"]
+    outcomes.still_held([PORT])
+    outcomes.note(PORT, Note("restarted", "again"))
+    assert [n.kind for n in only(outcomes.report()).notes] == ["restarted"]
+    outcomes.settle(PORT, "free", [Note("fading", "1 connection")])
+    assert [n.kind for n in only(outcomes.report()).notes] == ["fading"]
 
 
 def test_how_long_each_port_took(system: FakeSystem) -> None:
@@ -125,7 +125,7 @@ def test_a_dry_run_touches_nothing_and_says_what_it_would_do(system: FakeSystem)
     server = system.server()
     outcome = only(call(system, dry_run=True))
     assert (outcome.status, outcome.ok) == ("busy", True)
-    assert [(h.verdict.action, h.ended) for h in outcome.holders] == [("stop", "")]
+    assert [(h.verdict.action, how(h)) for h in outcome.holders] == [("stop", "")]
     assert system.signals == []
     assert server.alive
     assert system.now() == LOOK

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from portfree import PortfreeError, PortSpecError, free_ports
 from portfree._cli.main import main
-from portfree._core.ports import HIGHEST, LOWEST, WIDEST_RANGE, Port, parse_ports
+from portfree._core.ports import HIGHEST, LOWEST, WIDEST_RANGE, parse_ports
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from pathlib import Path

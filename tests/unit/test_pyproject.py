@@ -8,7 +8,7 @@ import pytest
 
 from portfree import PortfreeError, PortSpecError
 from portfree._core import pyproject
-from portfree._core.ports import Port
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfree._core import settings
-from portfree._core.advice import Surface
-from portfree._core.ports import Port
 from portfree._core.pyproject import Settings
 from portfree.errors import PortfreeError, PortSpecError
-from portfree.model import LEAKS, ON_BUSY, SCOPES, Request
+from portfree.model import LEAKS, ON_BUSY, SCOPES, Port, Request, Surface
 
 PORTS = (Port(8000),)
 

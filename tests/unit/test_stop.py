@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.fake_system import LOOK, Actor, FakeSystem, call, entry, names, only, system, unmarked
+from helpers.reports import how, took
 from portfree._core.ancestry import Holder
-from portfree._core.ports import Port
-from portfree._core.stop import Target, what_became
+from portfree._core.survey import Suspect
+from portfree._output.words import ending_words, note_words
 from portfree._system.interface import Signal
-from portfree.model import Scope
+from portfree.model import Port, Scope
 
 __all__ = ["system", "unmarked"]
 
@@ -43,8 +44,8 @@ def test_a_polite_server_gets_sigterm_and_nothing_else(system: FakeSystem) -> No
 
     assert only(report).status == "freed"
     assert system.sent(server) == [("TERM", LOOK)]
-    assert entry(report, server).ended == "ended after SIGTERM"
-    assert entry(report, server).seconds == pytest.approx(0.2)
+    assert how(entry(report, server)) == "ended after SIGTERM"
+    assert took(entry(report, server)) == pytest.approx(0.2)
 
 
 def test_sigcont_follows_sigterm_at_once(system: FakeSystem) -> None:
@@ -63,7 +64,7 @@ def test_whoever_ignores_sigterm_gets_sigint_at_half_the_grace(system: FakeSyste
 
     assert names(system.sent(server)) == ["TERM", "INT"]
     assert times(system.sent(server)) == pytest.approx([LOOK, 1.5 + LOOK], abs=GLANCE)
-    assert entry(report, server).ended == "ended after SIGTERM and SIGINT"
+    assert how(entry(report, server)) == "ended after SIGTERM and SIGINT"
 
 
 def test_whoever_ignores_both_gets_sigkill_at_the_end_of_the_grace(system: FakeSystem) -> None:
@@ -74,8 +75,8 @@ def test_whoever_ignores_both_gets_sigkill_at_the_end_of_the_grace(system: FakeS
     assert names(system.sent(server)) == ["TERM", "INT", "KILL"]
     assert times(system.sent(server)) == pytest.approx([LOOK, 1.5 + LOOK, 3 + LOOK], abs=GLANCE)
     assert only(report).status == "freed"
-    assert entry(report, server).ended == "ended after SIGTERM and SIGINT and SIGKILL"
-    assert entry(report, server).seconds == pytest.approx(3.0, abs=GLANCE)
+    assert how(entry(report, server)) == "ended after SIGTERM and SIGINT and SIGKILL"
+    assert took(entry(report, server)) == pytest.approx(3.0, abs=GLANCE)
 
 
 def test_all_ports_share_one_ladder(system: FakeSystem) -> None:
@@ -96,7 +97,7 @@ def test_without_a_grace_sigkill_comes_first(polite: bool) -> None:  # noqa: FBT
     report = call(system, grace=0.0)
 
     assert system.sent(server) == [("KILL", LOOK)]
-    assert entry(report, server).ended == ("ended after SIGKILL" if polite else "terminated")
+    assert how(entry(report, server)) == ("ended after SIGKILL" if polite else "terminated")
 
 
 def test_where_nobody_can_be_asked_politely_a_grace_makes_no_difference() -> None:
@@ -108,7 +109,7 @@ def test_where_nobody_can_be_asked_politely_a_grace_makes_no_difference() -> Non
 
     assert system.sent(server) == [("KILL", LOOK)]
     assert system.sent(worker) == [("KILL", LOOK)]
-    assert entry(report, worker).ended == "terminated"
+    assert how(entry(report, worker)) == "terminated"
 
 
 # The hard bound (which call() asserts for every test here)
@@ -124,8 +125,8 @@ def test_a_server_that_cannot_be_killed_costs_no_more_than_the_bound(
 
     assert only(report).status == "busy"
     assert system.sent(server)[-1][0] == "KILL"
-    assert entry(report, server).ended.startswith("still holds the port after ")
-    assert entry(report, server).seconds is None
+    assert how(entry(report, server)).startswith("still holds the port after ")
+    assert took(entry(report, server)) is None
 
 
 @pytest.mark.parametrize("grace", [0.6, 1.0, 3.0])
@@ -160,7 +161,7 @@ def test_a_round_that_could_not_be_ended_in_time_is_not_begun(system: FakeSystem
 
     assert system.now() == pytest.approx(0.95, abs=0.05)
     assert system.sent(second[0]) == []
-    assert entry(report, second[0]).ended == ""
+    assert how(entry(report, second[0])) == ""
     assert only(report).status == "busy"
 
 
@@ -177,7 +178,7 @@ def test_the_workers_of_a_master_are_not_signalled(system: FakeSystem) -> None:
     assert {s.process.pid for s in system.signals} == {master.pid}
     assert only(report).status == "freed"
     for worker in workers:
-        assert entry(report, worker).ended == "ended with the process that it belongs to"
+        assert how(entry(report, worker)) == "ended with the process that it belongs to"
         assert not entry(report, worker).root
     assert entry(report, master).root
 
@@ -191,7 +192,7 @@ def test_workers_that_a_dead_master_leaves_are_asked_politely(system: FakeSystem
     assert names(system.sent(worker)) == ["TERM"]
     # At once when the master has ended, as soon as it is sure who has the socket.
     assert times(system.sent(worker)) == pytest.approx([LOOK + 0.2 + LOOK])
-    assert entry(report, worker).ended == "ended after SIGTERM"
+    assert how(entry(report, worker)) == "ended after SIGTERM"
     assert only(report).status == "freed"
 
 
@@ -204,7 +205,7 @@ def test_workers_that_outlive_the_whole_ladder_are_killed_with_their_master(
     report = call(system, grace=1.0)
 
     assert names(system.sent(worker)) == ["KILL"]
-    assert entry(report, worker).ended == "ended after SIGKILL"
+    assert how(entry(report, worker)) == "ended after SIGKILL"
 
 
 def test_a_worker_that_was_forked_late_is_killed_and_written_down(system: FakeSystem) -> None:
@@ -216,7 +217,7 @@ def test_a_worker_that_was_forked_late_is_killed_and_written_down(system: FakeSy
 
     assert names(system.sent(late[0])) == ["KILL"]
     told = entry(report, late[0])
-    assert (told.root, told.ended) == (False, "ended after SIGKILL")
+    assert (told.root, how(told)) == (False, "ended after SIGKILL")
     assert told.verdict.rule == entry(report, master).verdict.rule
     assert only(report).status == "freed"
 
@@ -281,7 +282,7 @@ def test_a_recycled_pid_is_never_signalled(system: FakeSystem) -> None:
     assert strangers[0].pid == server.pid
     assert system.signals == []
     assert strangers[0].alive
-    assert entry(report, server).ended == "ended by itself"
+    assert how(entry(report, server)) == "ended by itself"
     assert only(report).status == "freed"
 
 
@@ -294,7 +295,7 @@ def test_whoever_has_let_go_before_the_signal_is_not_signalled(system: FakeSyste
     assert system.signals == []
     assert server.alive
     assert only(report).status == "freed"
-    assert entry(report, server).ended == "let go of the port, still draining"
+    assert how(entry(report, server)) == "let go of the port, still draining"
 
 
 def test_a_server_that_lets_go_and_finishes_its_requests_is_left_in_peace(
@@ -308,7 +309,7 @@ def test_a_server_that_lets_go_and_finishes_its_requests_is_left_in_peace(
     assert system.sent(server) == [("TERM", LOOK)]
     assert server.alive
     assert only(report).status == "freed"
-    assert entry(report, server).ended == "let go of the port after SIGTERM, still draining"
+    assert how(entry(report, server)) == "let go of the port after SIGTERM, still draining"
     assert report.seconds == pytest.approx(0.1, abs=2 * GLANCE)
 
 
@@ -343,7 +344,7 @@ def test_a_stranger_who_takes_the_port_with_the_same_id_is_not_signalled(
     report = call(system)
 
     assert system.sent(strangers[0]) == []
-    assert entry(report, server).ended == "ended after SIGTERM"
+    assert how(entry(report, server)) == "ended after SIGTERM"
     assert entry(report, strangers[0]).verdict.rule == "other-user"
     assert only(report).status == "busy"
 
@@ -395,7 +396,7 @@ def test_a_refused_signal_is_reported_and_nobody_waits_for_it(system: FakeSystem
     report = call(system)
 
     assert only(report).status == "busy"
-    assert entry(report, server).ended == (
+    assert how(entry(report, server)) == (
         "the system refused the signal ([Errno 1] Operation not permitted)"
     )
     assert report.seconds < 0.2
@@ -407,7 +408,7 @@ def test_a_kernel_without_the_call_refuses_too(system: FakeSystem) -> None:
 
     report = call(system)
 
-    assert "Function not implemented" in entry(report, server).ended
+    assert "Function not implemented" in how(entry(report, server))
 
 
 def test_the_refusal_of_one_does_not_spare_the_other(system: FakeSystem) -> None:
@@ -429,7 +430,7 @@ def test_whoever_refuses_and_ends_all_the_same_has_ended(system: FakeSystem) -> 
 
     report = call(system)
 
-    assert entry(report, server).ended == "ended by itself"
+    assert how(entry(report, server)) == "ended by itself"
     assert only(report).status == "freed"
 
 
@@ -443,7 +444,7 @@ def test_what_cannot_be_listed_has_not_let_go(system: FakeSystem) -> None:
 
     report = call(system)
 
-    assert entry(report, server).seconds == pytest.approx(0.3)
+    assert took(entry(report, server)) == pytest.approx(0.3)
     assert only(report).status == "freed"
 
 
@@ -470,7 +471,7 @@ def test_an_orphaned_supervisor_is_stopped_in_the_second_round(
     (note,) = only(report).notes
     assert note.kind == "restarted"
     assert f"nanny (pid {nanny.pid})" in note.text
-    assert "ended after SIGTERM" in note.text
+    assert "ended after SIGTERM" in note_words(note)
     assert len(only(report).holders) == 2
 
 
@@ -491,7 +492,7 @@ def test_a_supervisor_that_somebody_looks_after_is_named_and_spared(
     assert note.text == f"started again by nanny (pid {nanny.pid})"
     assert {s.process.pid for s in system.signals} == {server.pid}  # and not its successor
     kept = [h for h in only(report).holders if h.verdict.action == "keep"]
-    assert [h.ended for h in kept] == [""]
+    assert [how(h) for h in kept] == [""]
 
 
 def test_no_scope_is_a_reason_to_stop_a_supervisor(system: FakeSystem) -> None:
@@ -548,7 +549,7 @@ def test_a_supervisor_that_ignores_everything_polite_is_killed(
     report = call(system, grace=1.0)
 
     assert names(system.sent(nanny)) == ["TERM", "INT", "KILL"]
-    assert "ended after SIGTERM and SIGINT and SIGKILL" in only(report).notes[0].text
+    assert "ended after SIGTERM and SIGINT and SIGKILL" in note_words(only(report).notes[0])
     # Until then it has started a third server, and two rounds are all there are.
     assert only(report).status == "busy"
     assert "taken again, 2 times" in only(report).notes[-1].text
@@ -620,7 +621,7 @@ def test_a_server_that_is_still_there_was_not_started_again(
 
     assert system.sent(parent) == []
     assert only(report).notes == ()
-    assert "refused" in entry(report, server).ended
+    assert "refused" in how(entry(report, server))
 
 
 def test_a_supervisor_that_must_be_kept_as_a_holder_is_kept(
@@ -647,7 +648,7 @@ def test_a_signal_that_is_refused_later_does_not_hide_the_first(system: FakeSyst
 
     report = call(system)
 
-    assert entry(report, server).ended.startswith("the system refused the signal after SIGTERM (")
+    assert how(entry(report, server)).startswith("the system refused the signal after SIGTERM (")
 
 
 def test_what_nobody_expects_becomes_part_of_the_report(system: FakeSystem) -> None:
@@ -778,30 +779,30 @@ def test_the_line_names_the_kernel_if_nobody_is_left(system: FakeSystem) -> None
 # Words
 
 
-def target(system: FakeSystem, *, root: bool = True) -> Target:
+def target(system: FakeSystem, *, root: bool = True) -> Suspect:
     server_process = system.server()
     pin = system.pin(server_process.process)
     assert pin is not None
-    return Target(Holder(server_process.process), pin, root=root)
+    return Suspect(Holder(server_process.process), pin, root=root)
 
 
 def test_nothing_is_said_about_a_target_that_was_not_touched(system: FakeSystem) -> None:
-    assert what_became(target(system), polite=True) == ""
+    assert ending_words(target(system).ending(polite=True)) == ""
 
 
 def test_a_root_and_a_worker_that_ended_unasked_are_told_apart(system: FakeSystem) -> None:
     root, worker = target(system), target(system, root=False)
     for each in (root, worker):
         each.lives, each.ended_after = False, 0.1
-    assert what_became(root, polite=True) == "ended by itself"
-    assert what_became(worker, polite=True) == "ended with the process that it belongs to"
+    assert ending_words(root.ending(polite=True)) == "ended by itself"
+    assert ending_words(worker.ending(polite=True)) == "ended with the process that it belongs to"
 
 
 def test_a_supervisor_that_lives_on_goes_on(system: FakeSystem) -> None:
     nanny = target(system)
     nanny.restarts = frozenset({Port(8000)})
     nanny.sent += ["TERM"]
-    assert what_became(nanny, polite=True) == "goes on after SIGTERM"
+    assert ending_words(nanny.ending(polite=True)) == "goes on after SIGTERM"
 
 
 def test_this_process_is_never_signalled(system: FakeSystem) -> None:
@@ -899,7 +900,7 @@ def test_the_promises_are_kept_whatever_happens(
         for outcome in report.outcomes
         for holder in outcome.holders
         # Judged anew, it may have to be kept by then: somebody may have come to share its socket.
-        if holder.verdict.action == "stop" or "SIG" in holder.ended
+        if holder.verdict.action == "stop" or "SIG" in how(holder)
     }
     noted = " ".join(note.text for outcome in report.outcomes for note in outcome.notes)
     for sent in system.signals:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.fake_system import LOOK, Actor, FakeSystem, call, entry, only, system, unmarked
-from portfree._core.ports import Port
-from portfree._core.survey import Reader, context_for, project_of, survey
+from portfree._core.caller import context_for
+from portfree._core.context import Moment
+from portfree._core.reading import Reader, project_of
+from portfree._core.survey import survey
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +54,7 @@ def test_a_holder_is_believed_if_its_socket_is_still_there_5_ms_later(system: Fa
     with survey(system, PORTS) as seen:
         assert system.now() == LOOK
         assert pids(seen) == [server.pid]
-        assert seen.pin(seen.holders[0]) in system.open_pins
+        assert seen.suspects[0].pin in system.open_pins
 
 
 @pytest.mark.parametrize(("lasts", "believed"), [(0.049, False), (0.051, True)])
@@ -185,7 +188,7 @@ def test_a_docker_proxy_is_known_by_its_command_line(system: FakeSystem) -> None
             (behind.pid, "shop-web-1")
         ]
         assert seen.unowned(Port(8000)) == []
-        assert seen.pin(seen.holders[0]) is None
+        assert seen.suspects[0].pin is None
 
 
 def test_a_zombie_holds_nothing(system: FakeSystem) -> None:
@@ -204,7 +207,7 @@ def test_a_holder_that_cannot_be_pinned_is_there_and_unpinned(system: FakeSystem
     server.unpinnable = OSError(24, "Too many open files")
     with survey(system, PORTS) as seen:
         assert [(h.pid, h.pinned) for h in seen.holders] == [(server.pid, False)]
-        assert seen.pin(seen.holders[0]) is None
+        assert seen.suspects[0].pin is None
 
 
 def test_a_pid_that_was_recycled_before_it_was_pinned_is_nobody(system: FakeSystem) -> None:
@@ -358,7 +361,7 @@ def test_the_caller_is_this_process_with_the_environment_that_it_has_now(
 ) -> None:
     monkeypatch.setenv("PORTFREE_RUN_ID", "1.2.ab/3.4.cd")
     monkeypatch.setenv("CI_JOB_ID", "77")
-    found = context_for(system, (), scope="any", phase="after", ending="3.4.cd")
+    found = context_for(system, (), scope="any", moment=Moment("after", "3.4.cd"))
     assert found.caller.pid == os.getpid()
     assert [p.name for p in found.lineage] == ["zsh", "systemd"]
     assert found.run == ("1.2.ab", "3.4.cd")
@@ -369,7 +372,7 @@ def test_the_caller_is_this_process_with_the_environment_that_it_has_now(
 def test_what_sudo_has_wiped_is_read_from_our_ancestors(system: FakeSystem) -> None:
     agent = system.start("sudo", marks={"CI_JOB_ID": "77", "PORTFREE_RUN_ID": "1.2.ab"})
     system.start("portfree", pid=os.getpid(), ppid=agent.pid)
-    found = context_for(system, (), scope="mine", phase="call")
+    found = context_for(system, (), scope="mine", moment=Moment())
     assert found.run == ("1.2.ab",)
     assert found.jobs == {"CI_JOB_ID": "77"}
 
@@ -403,7 +406,7 @@ def test_only_root_may_act_for_who_called_sudo(
 ) -> None:
     system = FakeSystem(privileged=privileged, uid=0 if privileged else 1000)
     monkeypatch.setenv("SUDO_UID", value)
-    assert context_for(system, (), scope="mine", phase="call").owners == owners
+    assert context_for(system, (), scope="mine", moment=Moment()).owners == owners
 
 
 # Our project
@@ -498,7 +501,7 @@ def test_a_directory_that_was_deleted_under_us_is_no_project(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert context_for(system, (), scope="orphans", phase="call").project is None
+    assert context_for(system, (), scope="orphans", moment=Moment()).project is None
 
 
 # Neighbours
@@ -506,7 +509,7 @@ def test_a_directory_that_was_deleted_under_us_is_no_project(
 
 def neighbours(system: FakeSystem) -> list[str]:
     with survey(system, PORTS) as seen:
-        found = context_for(system, seen.holders, scope="orphans", phase="call").neighbours
+        found = context_for(system, seen.holders, scope="orphans", moment=Moment()).neighbours
         return [neighbour.process.name for neighbour in found]
 
 
@@ -565,7 +568,7 @@ def test_the_project_of_a_neighbour_is_known(system: FakeSystem, project: Path) 
     system.start("pytest", cwd=str(project / "sub"))
     system.server(marks={"PYTEST_VERSION": "9"})
     with survey(system, PORTS) as seen:
-        found = context_for(system, seen.holders, scope="orphans", phase="call").neighbours
+        found = context_for(system, seen.holders, scope="orphans", moment=Moment()).neighbours
     assert [neighbour.project for neighbour in found] == [str(project)]
 
 
@@ -584,7 +587,7 @@ def in_container(first: str, *, entered: bool) -> FakeSystem:
 
 def main_service(system: FakeSystem) -> set[int]:
     with survey(system, PORTS) as seen:
-        found = context_for(system, seen.holders, scope="mine", phase="call")
+        found = context_for(system, seen.holders, scope="mine", moment=Moment())
         return set(found.main_service)
 
 

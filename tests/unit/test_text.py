@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.schema import check
 from portfree import HolderReport, Note, Outcome, Port, Report, Verdict
-from portfree._core.advice import Advice
-from portfree._output.text import as_json, as_text, summary
-from portfree.model import Origin, Request
+from portfree._output.json import as_json
+from portfree._output.text import as_text
+from portfree._output.words import summary
+from portfree.model import Advice, Ending, Origin, Request
 
 if TYPE_CHECKING:
-    from portfree._core.ports import Protocol
+    from portfree.model import Ending, Protocol
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -35,8 +36,7 @@ STOPPED = HolderReport(
     addresses=("0.0.0.0",),
     root=True,
     verdict=Verdict("stop", "left-behind", "started in tests/test_api.py::test_search (setup)"),
-    ended="ended after SIGTERM",
-    seconds=0.0123,
+    ending=Ending("ended", ("SIGTERM",), 0.0123),
     origin=Origin("mark", "ended", "pytest", "tests/test_api.py::test_search (setup)"),
 )
 KEPT = HolderReport(
@@ -101,7 +101,7 @@ def test_each_port_has_a_line_and_under_it_who_held_it_and_why() -> None:
 
 
 def test_a_dry_run_says_what_would_be_done() -> None:
-    untouched = STOPPED._replace(ended="", seconds=None)
+    untouched = STOPPED._replace(ending=None)
 
     assert _text(
         Outcome(Port(8000), "busy", ok=True, holders=(untouched,)), BUSY, FREE, dry_run=True
@@ -138,24 +138,22 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_one_who_did_not_end_was_not_stopped() -> None:
-    ended = "still holds the port after SIGTERM and SIGKILL"
+    ending = Ending("remains", ("SIGTERM", "SIGKILL"))
 
-    lines = _lines(_text(_with(STOPPED._replace(ended=ended, seconds=None))))
+    lines = _lines(_text(_with(STOPPED._replace(ending=ending))))
 
     assert lines[1].startswith("could not stop python3 -m")
     assert lines[3] == "how:     still holds the port after SIGTERM and SIGKILL"
 
 
 def test_one_who_might_have_been_stopped_and_was_not_tried_is_left_alone() -> None:
-    assert _lines(_text(_with(STOPPED._replace(ended="", seconds=None))))[1].startswith(
-        "left alone python3"
-    )
+    assert _lines(_text(_with(STOPPED._replace(ending=None))))[1].startswith("left alone python3")
 
 
 def _worker(pid: int, root: HolderReport) -> HolderReport:
     reason = f"shares the socket of {root.name} (pid {root.pid}): {root.verdict.reason}"
     worker = root._replace(pid=pid, root=False, verdict=root.verdict._replace(reason=reason))
-    return worker._replace(ended="ended with the process that it belongs to")
+    return worker._replace(ending=Ending("with-parent", (), 0.0123))
 
 
 def test_workers_take_one_line() -> None:
@@ -186,7 +184,7 @@ def test_of_very_many_workers_not_all_are_named() -> None:
 def test_a_worker_that_needed_a_signal_of_its_own_is_told_apart() -> None:
     workers = (
         _worker(11, STOPPED),
-        _worker(12, STOPPED)._replace(ended="ended after SIGTERM and SIGKILL"),
+        _worker(12, STOPPED)._replace(ending=Ending("ended", ("SIGTERM", "SIGKILL"), 1.0)),
     )
 
     assert _lines(_text(FREED._replace(holders=(STOPPED, *workers))))[-2:] == [
@@ -197,7 +195,7 @@ def test_a_worker_that_needed_a_signal_of_its_own_is_told_apart() -> None:
 
 def test_a_worker_with_another_verdict_is_shown_in_full() -> None:
     verdict = Verdict("keep", "self", "held by this test run itself")
-    other = _worker(12, STOPPED)._replace(verdict=verdict, ended="", seconds=None)
+    other = _worker(12, STOPPED)._replace(verdict=verdict, ending=None)
 
     text = _text(FREED._replace(holders=(STOPPED, _worker(11, STOPPED), other)))
 
@@ -319,11 +317,14 @@ def test_color_is_in_the_labels_alone_and_only_if_asked_for() -> None:
 
 @given(st.text(st.characters()), st.booleans())
 def test_no_text_of_a_process_can_break_a_line_or_move_the_cursor(text: str, color: bool) -> None:  # noqa: FBT001
+    facts = dict.fromkeys(("name", "command", "user", "cwd", "launcher", "test"), text)
     evil = KEPT._replace(
-        name=text, command=text, user=text, cwd=text, launcher=text, test=text, ended=text,
-        verdict=Verdict("keep", "attended", text, text), addresses=(text,),
-    )  # fmt: skip
-    outcome = Outcome(Port(8000), "busy", False, (evil,), (Note("x", text, text),))  # noqa: FBT003
+        **facts,
+        ending=Ending("refused", (), None, text),
+        verdict=Verdict("keep", "attended", text, text),
+        addresses=(text,),
+    )
+    outcome = Outcome(Port(8000), "busy", False, (evil,), (Note("restarted", text, text),))  # noqa: FBT003
 
     shown = _text(outcome, color=color)
     assert 4 <= len(shown.splitlines()) <= 7
@@ -332,7 +333,7 @@ def test_no_text_of_a_process_can_break_a_line_or_move_the_cursor(text: str, col
         assert re.sub(r"\s", "", line).isprintable()
         assert len(line.splitlines()) == 1
     assert as_json(_report(outcome)).isascii()
-    for value in json.loads(as_json(_report(outcome)))["outcomes"][0]["holders"][0].values():
+    for value in check(as_json(_report(outcome)))["outcomes"][0]["holders"][0].values():
         assert "\x1b" not in str(value)
 
 
@@ -370,16 +371,14 @@ def test_a_command_line_of_a_megabyte_leaves_the_line_readable() -> None:
         ),
         (FREE, "8002/tcp is free"),
         (
-            Outcome(
-                Port(8000), "busy", ok=True, holders=(STOPPED._replace(ended="", seconds=None),)
-            ),
+            Outcome(Port(8000), "busy", ok=True, holders=(STOPPED._replace(ending=None),)),
             (
                 "8000/tcp would be freed: would stop python3 -m http.server 8000 (pid 4242), "
                 "started in tests/test_api.py::test_search (setup) (evidence: mark)"
             ),
         ),
         (
-            _with(STOPPED._replace(ended="still holds the port after SIGKILL", seconds=None)),
+            _with(STOPPED._replace(ending=Ending("remains", ("SIGKILL",)))),
             (
                 "8000/tcp is busy: could not stop python3 -m http.server 8000 (pid 4242), "
                 "started in tests/test_api.py::test_search (setup) (evidence: mark): "
@@ -425,7 +424,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
     note = Note("fading", "3 connections fading")
     report = _report(FREED, BUSY, FREE._replace(notes=(note,)))
 
-    assert json.loads(as_json(report)) == {
+    assert check(as_json(report)) == {
         "version": 1,
         "ok": False,
         "seconds": 0.125,
@@ -436,6 +435,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
             "wait": 0.0,
             "on_busy": "warn",
             "dry_run": False,
+            "leaks": "warn",
         },
         "outcomes": [
             {
@@ -472,8 +472,12 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                             "instead": None,
                             "advice": None,
                         },
-                        "ended": "ended after SIGTERM",
-                        "seconds": 0.0123,
+                        "ending": {
+                            "how": "ended",
+                            "signals": ["SIGTERM"],
+                            "seconds": 0.0123,
+                            "error": None,
+                        },
                     }
                 ],
                 "notes": [],
@@ -507,8 +511,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                             "instead": "stop it there, or: portfree 8001",
                             "advice": {"wait": False, "scope": "mine", "privileged": False},
                         },
-                        "ended": None,
-                        "seconds": None,
+                        "ending": None,
                     }
                 ],
                 "notes": [],
@@ -526,6 +529,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                         "text": "3 connections fading",
                         "instead": None,
                         "advice": None,
+                        "ending": None,
                     }
                 ],
             },
@@ -536,30 +540,13 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
 def test_what_is_not_known_is_null() -> None:
     outcome = _with(KEPT._replace(started=None, cwd=None, uid=None, user=""))
 
-    (holder,) = json.loads(as_json(_report(outcome)))["outcomes"][0]["holders"]
+    (holder,) = check(as_json(_report(outcome)))["outcomes"][0]["holders"]
 
     unknown = {key for key, value in holder.items() if value is None}
     assert unknown == {
         *("started", "started_epoch", "cwd", "uid", "user", "test", "step", "origin"),
-        *("ended", "seconds"),
+        "ending",
     }
-
-
-def test_every_field_is_documented() -> None:
-    from portfree._output import text as render
-
-    assert render.__doc__ is not None
-
-    def fields(value: object) -> set[str]:
-        if isinstance(value, dict):
-            return {*value, *(name for item in value.values() for name in fields(item))}
-        if isinstance(value, list):
-            return {name for item in value for name in fields(item)}
-        return set()
-
-    noted = BUSY._replace(notes=(Note("x", "y"),))
-    for field in fields(json.loads(as_json(_report(noted)))):
-        assert f"``{field}``" in render.__doc__, field
 
 
 @pytest.mark.parametrize(
@@ -578,7 +565,7 @@ def test_a_program_is_shown_without_its_folder(command: str, shown: str) -> None
     freed = FREED._replace(holders=(STOPPED._replace(command=command),))
     assert f"stopped {shown} (pid " in summary(freed)
     assert f"stopped {shown} (pid " in _text(freed)
-    assert json.loads(as_json(_report(freed)))["outcomes"][0]["holders"][0]["command"] == command
+    assert check(as_json(_report(freed)))["outcomes"][0]["holders"][0]["command"] == command
 
 
 def test_a_port_that_a_live_run_gave_up_was_not_kept() -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.fake_system import FakeSystem, call, only, system, unmarked
-from portfree._core.ports import Port
 from portfree._core.unheld import unheld
-from portfree.model import Note
+from portfree.model import Note, Port
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

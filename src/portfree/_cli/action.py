@@ -30,18 +30,21 @@ from portfree._cli.child import TIMINGS
 from portfree._cli.main import needs_sudo
 from portfree._cli.run import FAILED
 from portfree._core import pyproject, settings
+from portfree._core.context import Moment
+from portfree._core.free import free
 from portfree._core.ports import parse_ports
-from portfree._output import text as render
-from portfree.api import free, tell
+from portfree._output.console import tell
+from portfree._output.github import as_annotations, as_markdown, command_data
+from portfree._output.text import as_text
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError, shown
 from portfree.model import Report, Request
-from portfree.run import End, Run
+from portfree.run import FreePortsReport, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
 
-    from portfree._core.ports import Port
+    from portfree.model import Port
 
 _FREE, _BUSY, _USAGE, _CANCELLED = 0, 1, 2, 130
 
@@ -86,7 +89,7 @@ class _Log(io.TextIOWrapper):
 
     def command(self, name: str, text: str) -> None:
         """Write a command."""
-        self.raw_line(f"::{name} title=portfree::{render.command_data(text)}")
+        self.raw_line(f"::{name} title=portfree::{command_data(text)}")
 
     def raw_line(self, line: str) -> None:
         """Write a line as it is."""
@@ -175,7 +178,8 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
         code, cut_short = _run_command.guarded(command, run, TIMINGS)
     if run.after is not None and not run.after.ok and as_root and not cut_short:
         try:
-            run.after = _free_as_root(run.after.request, run.end())
+            after = _free_as_root(run.after.request, run.moment())
+            run.after = FreePortsReport(*after)
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))
     why = run.conclusion().why(", and ") if code == 0 else ""
@@ -202,7 +206,7 @@ _AS_ROOT = (
 )
 
 
-def _free_as_root(request: Request, end: End | None = None) -> Report:
+def _free_as_root(request: Request, end: Moment | None = None) -> Report:
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parent.parent))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
     asked = request._asdict() | {"ports": [str(port) for port in request.ports]}
@@ -293,7 +297,7 @@ def _details(when: str, report: Report) -> None:
     free = all(outcome.status == "free" and not outcome.notes for outcome in report.outcomes)
     if not free:
         log.raw_line(f"::group::portfree: the ports {when}")
-    log.write(render.as_text(report) + "\n")
+    log.write(as_text(report) + "\n")
     if not free:
         log.raw_line("::endgroup::")
 
@@ -307,12 +311,12 @@ def _tell(log: _Log, done: _Done) -> None:
         _details("and who held them", before)
     elif after is not None:
         _details("after the command", after)
-    for line in render.as_annotations(before.request, end.shown, end.warnings, end.leaks):
+    for line in as_annotations(before.request, end.shown, end.warnings, end.leaks):
         log.raw_line(line)
     if done.why:
         tell(f"the command has succeeded, but {done.why}")
     if end.shown or end.leaks or end.warnings or not before.ok or before.freed:
-        _append("GITHUB_STEP_SUMMARY", render.as_markdown(before, after, end.leaks))
+        _append("GITHUB_STEP_SUMMARY", as_markdown(before, after, end.leaks))
     reports = [report for report in (before, after) if report is not None]
     _set_outputs(
         ok="true" if all(report.ok for report in reports) else "false",

@@ -105,7 +105,7 @@ def _free(words: Sequence[str]) -> int:
     if options.sudo and needs_sudo():
         _run_with_sudo(words)
 
-    from portfree.api import free
+    from portfree._core.free import free
 
     report = free(request, notice=None if options.quiet else _complain)
     written = _show(report, options)
@@ -257,15 +257,16 @@ def _run_with_sudo(words: Iterable[str]) -> NoReturn:
 
 
 def _show(report: Report, options: _Options) -> int:
-    from portfree._output import text as render
+    from portfree._output.json import as_json
+    from portfree._output.text import as_text
 
     if options.json:
-        return _print(render.as_json(report))
+        return _print(as_json(report))
     if not options.quiet:
-        return _print(render.as_text(report, color=_in_color(sys.stdout)))
+        return _print(as_text(report, color=_in_color(sys.stdout)))
     if not report.ok:
         busy = report._replace(outcomes=tuple(o for o in report.outcomes if not o.ok))
-        _write_error(render.as_text(busy, color=_in_color(sys.stderr)))
+        _write_error(as_text(busy, color=_in_color(sys.stderr)))
     return _FREE
 
 

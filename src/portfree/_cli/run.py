@@ -24,7 +24,7 @@ from portfree._cli.main import (
     _request,
     _write_error,
 )
-from portfree.api import free
+from portfree._core.free import free
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
 from portfree.model import Report
@@ -173,12 +173,12 @@ class Show:
 
     def outcomes(self, request: Request, outcomes: Iterable[Outcome]) -> None:
         """Which ports were held."""
-        from portfree._output import text as render
+        from portfree._output.text import as_text
 
         told = [each for each in outcomes if not (self._quiet and each.ok)]
         if told:
             report = Report(request, tuple(told))
-            _write_error(render.as_text(report, color=_in_color(sys.stderr)))
+            _write_error(as_text(report, color=_in_color(sys.stderr)))
 
     def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
         """What the end of the run has found; returns our exit code."""
@@ -200,16 +200,16 @@ class Show:
             return
         import json
 
-        from portfree._output import text as render
+        from portfree._output.json import as_object, leak_as_object
 
         after = run.after if run else None
         content = {
             "version": 1,
             "ok": before.ok and (after is None or after.ok),
             "exit_code": code,
-            "before": render.as_object(before),
-            "after": None if after is None else render.as_object(after),
-            "leaks": [render.leak_as_object(leak) for leak in run.leaks] if run else [],
+            "before": as_object(before),
+            "after": None if after is None else as_object(after),
+            "leaks": [leak_as_object(leak) for leak in run.leaks] if run else [],
         }
         try:
             json.dump(content, self._file, indent=2)

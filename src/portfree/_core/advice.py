@@ -2,21 +2,14 @@
 
 The rules say what would help: to wait, a wider scope, more rights. How one asks for that depends on
 where one has asked for the ports.
-
-No ``from __future__ import annotations``: see `report`.
 """
 
-from typing import Literal, NamedTuple
+from __future__ import annotations
 
-from portfree._core.ports import Port, argument
+from collections.abc import Iterable
 
-TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from portfree.model import Scope
-
-Surface = Literal["library", "command", "pytest", "tox", "action"]
+from portfree._core.ports import argument
+from portfree.model import Advice, Port, Surface
 
 # The name of a setting, as one writes it there, and what stands between it and its value.
 _SPELLED: dict[Surface, tuple[str, str]] = {
@@ -26,17 +19,6 @@ _SPELLED: dict[Surface, tuple[str, str]] = {
     "tox": ("free_ports_{python}", " = "),
     "action": ("{kebab}", ": "),
 }
-
-
-class Advice(NamedTuple):
-    """What would help, besides another port for the tests."""
-
-    do: str = ""
-    """What to do elsewhere, in words, such as ``"stop it there"``; empty: wait for a live run."""
-    scope: "Scope" = "any"
-    """The narrowest scope that takes the holder in."""
-    privileged: bool = False
-    """Whether it takes other rights than the caller has, besides."""
 
 
 def key(surface: Surface, name: str) -> str:
@@ -50,7 +32,7 @@ def setting(surface: Surface, name: str, value: str) -> str:
 
 
 def written(
-    advice: Advice, surface: Surface, ports: "Iterable[Port]", *, elevate: str = "sudo "
+    advice: Advice, surface: Surface, ports: Iterable[Port], *, elevate: str = "sudo "
 ) -> str:
     """The advice in words, for somebody who has asked for these ports on that surface.
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from portfree._core import programs
-from portfree._core.ports import Port
 from portfree._core.run_id import RUN_ID
 from portfree._system.interface import Lock, Process, Socket
+from portfree.model import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

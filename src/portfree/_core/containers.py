@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from portfree._core import programs
-from portfree._core.ports import Port
 from portfree._system.interface import Process
+from portfree.model import Port
 
 # Engines that are stuck must not hold up a test run, however many ports they publish; asked
 # locally, one answers in some 50 ms.

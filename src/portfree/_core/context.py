@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 from portfree._core import programs
 from portfree._core.ancestry import Holder, same
-from portfree._core.ports import Port
 from portfree._system.interface import NOTHING, SUDO_UID, XDIST_WORKER, Process
-from portfree.model import Scope
+from portfree.model import Port, Scope
 
 Phase = Literal["call", "before", "after"]
 """When portfree acts: because somebody called it, or as a hook, before or after a run."""
+
+
+class Moment(NamedTuple):
+    """When portfree acts, and what is known of the run that is being ended then."""
+
+    phase: Phase = "call"
+    ending: str | None = None
+    """The element of that run."""
+    began: float | None = None
+    """When it began, as `Process.start` tells it; None if what came up since may be of another."""
+    quiet: Collection[Port] = ()
+    """The ports that were free when it began."""
 
 
 class Neighbour(NamedTuple):

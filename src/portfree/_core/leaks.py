@@ -6,18 +6,18 @@ from collections.abc import Callable, Collection, Hashable
 
 from portfree._core import run_id
 from portfree._core.ancestry import Holder, roots
-from portfree._core.context import Context
-from portfree._core.free import approver
+from portfree._core.caller import context_for
+from portfree._core.context import Context, Moment
 from portfree._core.origin import asks_to_stay
 from portfree._core.outcomes import holder_report
-from portfree._core.rules import judge_all, with_origin
-from portfree._core.stop import Target, longest, stop, what_became
-from portfree._core.survey import Survey, context_for, survey
-from portfree._system.interface import Pin, Socket, System
+from portfree._core.stop import longest, stop
+from portfree._core.survey import Suspect, survey
+from portfree._core.targets import approver, judge
+from portfree._system.interface import Socket, System
 from portfree.model import Leak, Request
 
-# A server that a fixture has just told to end is no leak. Where one would be stopped, or turn the
-# run red, it may take as long over that as a server that we tell to end; else so long, in seconds.
+# Seconds to wait for servers that fixtures are already shutting down, where a leak is only told.
+# Where it would be stopped, or turn the run red, it gets as long as a server that we tell to end.
 _LAST_CHANCE = 0.25
 _LOOK_EVERY = 0.025
 
@@ -28,77 +28,65 @@ def find_leaks(
     *,
     known: Collection[Hashable],
     request: Request,
-    ending: str,
-    began: float | None,
+    moment: Moment,
     notify: Callable[[str], None],
 ) -> tuple[Leak, ...]:
-    """The listeners that the run *ending* leaves behind, stopped if the request says so.
+    """The listeners that the run which ends leaves behind, stopped if the request says so.
 
     *new* are the listeners that were not there when it began, *known* the ids of those that were.
     """
+    matters = request.leaks in ("stop", "fail")
     with survey(system, {socket.port for socket in new}) as seen:
-        context = context_for(
-            system,
-            seen.holders,
-            scope="orphans",
-            phase="after",
-            ending=ending,
-            began=began,
-            quiet={socket.port for socket in new},
-        )
-        seen.holders = tuple(with_origin(holder, context) for holder in seen.holders)
-        left = [holder for holder in seen.holders if _is_left(holder, new, context)]
-        others = [holder for holder in left if holder.pid != context.caller.pid]
-        matters = request.leaks in ("stop", "fail")
-        _wait_for_the_last(system, others, seen, request.grace if matters else _LAST_CHANCE)
+        moment = moment._replace(quiet={socket.port for socket in new})
+        context = context_for(system, seen.holders, scope="orphans", moment=moment)
+        judge(system, seen, context)
+        left = [s for s in seen.suspects if _is_left(s.holder, new, context)]
+        others = [s for s in left if s.holder.pid != context.caller.pid]
+        _wait_for_the_last(system, others, request.grace if matters else _LAST_CHANCE)
         new = new & run_id.new_listeners(system, known, request.ports)
-        left = [holder for holder in left if _is_left(holder, new, context)]
-        verdicts = judge_all(seen.holders, context)
-        top = {holder.pid for holder in roots(left)}
+        left = [suspect for suspect in left if not new.isdisjoint(suspect.holder.sockets)]
+        top = {holder.pid for holder in roots([suspect.holder for suspect in left])}
+        for suspect in left:
+            suspect.root = suspect.holder.pid in top
         targets = [
-            Target(holder, pin, root=holder.pid in top)
-            for holder in left
+            suspect
+            for suspect in left
             if matters
             and not request.dry_run
-            and verdicts[holder.pid].action == "stop"
+            and suspect.pin
+            and suspect.verdict.action == "stop"
             # That it came up meanwhile, on a port that nobody guards, is a hint, and no proof.
-            and not _has_merely_arrived(holder)
-            and (pin := seen.pin(holder))
+            and not (suspect.holder.origin and suspect.holder.origin.evidence == "arrival")
         ]
         if targets:
             stop(
                 system,
-                targets,
+                list(targets),
                 grace=request.grace,
                 deadline=system.now() + longest(request.grace),
                 approve=approver(targets, context),
                 notify=notify,
             )
-        became = {t.holder.pid: what_became(t, polite=system.polite) for t in targets}
         return tuple(
             Leak(
                 address=socket.address,
                 port=socket.port,
                 holder=holder_report(
-                    holder,
+                    suspect,
                     socket.port,
-                    verdicts[holder.pid],
-                    root=True,
-                    ended=became.get(holder.pid, ""),
+                    suspect.ending(polite=system.polite) if suspect in targets else None,
                 ),
-                own=holder.pid == context.caller.pid,
+                own=suspect.holder.pid == context.caller.pid,
             )
-            for holder in left
-            if holder.pid in top
-            for socket in sorted(holder.sockets & new, key=lambda one: (one.port, one.address))
+            for suspect in left
+            if suspect.root
+            for socket in sorted(suspect.holder.sockets & new, key=lambda s: (s.port, s.address))
         )
 
 
 def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:
-    """Whether a holder of one of these sockets was born in the run that ends, or is its opener."""
-    if not any(socket in new for socket in holder.sockets):
-        return False
-    if asks_to_stay(holder, context):
+    """Whether a holder of one of these sockets was born in the run that ends, or has opened it."""
+    if not any(socket in new for socket in holder.sockets) or asks_to_stay(holder, context):
         return False
     if holder.pid == context.caller.pid or (holder.origin is not None and holder.origin.ours):
         return True
@@ -107,17 +95,11 @@ def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:
     return holder.descends_from(context.caller) and not others
 
 
-def _has_merely_arrived(holder: Holder) -> bool:
-    return holder.origin is not None and holder.origin.evidence == "arrival"
-
-
-def _wait_for_the_last(
-    system: System, left: Collection[Holder], seen: Survey, patience: float
-) -> None:
+def _wait_for_the_last(system: System, left: Collection[Suspect], seconds: float) -> None:
     """Wait until those that were told to end have done so, or the time for that is over."""
-    until = system.now() + patience
-    ids = {socket.id for holder in left for socket in holder.sockets}
-    pins: list[Pin] = [pin for holder in left if (pin := seen.pin(holder))]
+    until = system.now() + seconds
+    ids = {socket.id for suspect in left for socket in suspect.holder.sockets}
+    pins = [suspect.pin for suspect in left if suspect.pin]
     while (now := system.now()) < until:
         pins = [pin for pin in pins if pin.alive()]
         if not pins or not ids & {socket.id for socket in system.listeners()}:

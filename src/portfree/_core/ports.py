@@ -3,12 +3,8 @@
 Every surface (library, command line, TOML, plugins, action) reads ports through `parse_ports`.
 """
 
-# Without `from __future__ import annotations`, as in report.py: it would cost a millisecond.
-from typing import Literal, NamedTuple
-
 from portfree.errors import PortSpecError, shown
-
-Protocol = Literal["tcp", "udp"]
+from portfree.model import Port, Protocol
 
 # Sixteen-bit in TCP (RFC 9293, 3.1) and UDP (RFC 768); 0 means "pick one for me" to bind(2).
 LOWEST, HIGHEST = 1, 65535
@@ -18,16 +14,6 @@ LOWEST, HIGHEST = 1, 65535
 WIDEST_RANGE = 1024
 
 _FORMS = "write 8000, 8000/tcp, 8125/udp or 8000-8010"
-
-
-class Port(NamedTuple):
-    """A port number (1 to 65535) and its protocol, ``"tcp"`` or ``"udp"``."""
-
-    number: int
-    protocol: Protocol = "tcp"
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.protocol}"
 
 
 def argument(port: Port) -> str:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from portfree._core import settings
-from portfree._core.ports import Port, parse_ports
+from portfree._core.ports import parse_ports
 from portfree.errors import PortfreeError, PortSpecError, shown
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from portfree.model import Leaks, OnBusy, Scope

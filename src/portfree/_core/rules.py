@@ -13,7 +13,6 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from portfree._core import programs, redact, run_id
-from portfree._core.advice import Advice
 from portfree._core.ancestry import Holder, launcher, leader, named, roots, same
 from portfree._core.context import Context
 from portfree._core.origin import (
@@ -26,7 +25,7 @@ from portfree._core.origin import (
     origin_of,
 )
 from portfree._core.ports import argument
-from portfree.model import Verdict
+from portfree.model import Advice, Verdict
 
 _CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
 

@@ -11,8 +11,8 @@ import os
 import re
 from collections.abc import Collection, Hashable, Sequence
 
-from portfree._core.ports import Port
 from portfree._system.interface import Socket, System
+from portfree.model import Port
 
 RUN_ID = "PORTFREE_RUN_ID"
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from portfree._core.advice import Surface, key
-from portfree._core.ports import Port
+from portfree._core.advice import key
 from portfree.errors import PortfreeError, PortSpecError, shown
-from portfree.model import LEAKS, ON_BUSY, SCOPES, Leaks, OnBusy, Request, Scope
+from portfree.model import LEAKS, ON_BUSY, SCOPES, Leaks, OnBusy, Port, Request, Scope, Surface
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:

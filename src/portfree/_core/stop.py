@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import ExitStack
 
 from portfree._core.ancestry import Holder, named, roots, same
-from portfree._core.ports import Port
-from portfree._core.survey import Survey, survey
-from portfree._system.interface import Pin, Signal, System
-from portfree.model import Verdict
+from portfree._core.survey import Survey, Suspect, survey
+from portfree._system.interface import Signal, System
+from portfree.model import Port
 
 # While nobody ends, the sockets are looked at this often: a server may let go of its port and live.
 _LOOK_EVERY = 0.025
@@ -27,34 +26,6 @@ _SETTLE = 0.25
 _LEAST_GRACE = 0.5
 
 
-class Target:
-    """A holder that may be stopped, and what was done to it."""
-
-    def __init__(
-        self,
-        holder: Holder,
-        pin: Pin,
-        why: Verdict | None = None,
-        *,
-        root: bool = True,
-        restarts: frozenset[Port] = frozenset(),
-    ) -> None:
-        """*why*: the verdict that lets us stop it. *restarts*: for a supervisor, which holds no
-        socket, the ports on which it starts servers again; it is done with when it has ended.
-        """
-        self.holder = holder
-        self.pin = pin
-        self.why = why
-        self.root = root
-        self.restarts = restarts
-        self.sent: list[Signal] = []
-        self.refused = ""
-        self.ended_after: float | None = None
-        """Seconds from the first signal until it was seen to have ended, or let go."""
-        self.lives = True
-        """Whether it was still alive when we were done."""
-
-
 def longest(grace: float) -> float:
     """The seconds that a call may take: for a server, and for one that is started in its place."""
     return 2 * max(grace, _LEAST_GRACE)
@@ -62,11 +33,11 @@ def longest(grace: float) -> float:
 
 def stop(
     system: System,
-    targets: list[Target],
+    targets: list[Suspect],
     *,
     grace: float,
     deadline: float,
-    approve: Callable[[Survey], Iterable[Holder]],
+    approve: Callable[[Survey], Iterable[Suspect]],
     notify: Callable[[str], None],
 ) -> None:
     """Stop the targets, and return when nobody holds their sockets any more, or at the *deadline*.
@@ -98,10 +69,10 @@ def stop(
         while True:
             now = system.now()
             for target in targets:
-                if target.ended_after is None and not target.pin.alive():
+                if target.ended_after is None and not target.alive:
                     target.ended_after = now - started
             left = _left(system, ports, ids)
-            waiting = [target for target in targets if target.pin.alive()]
+            waiting = [target for target in targets if target.alive]
             if not left and not any(target.restarts for target in waiting):
                 break
             # On a slow machine a look may take longer than a stage: none ends before SIGKILL.
@@ -119,7 +90,7 @@ def stop(
                 notify(_waiting_for(waiting, ports, kill_at - now))
             until = min([deadline, *(at for at, _ in due[:1])])
             system.wait(
-                [target.pin for target in waiting], max(0.0, min(_LOOK_EVERY, until - system.now()))
+                [t.pin for t in waiting if t.pin], max(0.0, min(_LOOK_EVERY, until - system.now()))
             )
         _conclude(system, targets, started, deadline)
 
@@ -132,13 +103,13 @@ def _left(system: System, ports: Collection[Port], ids: set[Hashable]) -> set[Ha
         return ids  # nobody was seen to let go
 
 
-def _all_refuse(waiting: Collection[Target]) -> bool:
+def _all_refuse(waiting: Collection[Suspect]) -> bool:
     """Whether the system has refused our signals to every root that is left."""
     at_the_top = [target for target in waiting if target.root]
     return bool(at_the_top) and all(target.refused for target in at_the_top)
 
 
-def _signal(system: System, targets: Iterable[Target], what: Signal, ids: set[Hashable]) -> None:
+def _signal(system: System, targets: Iterable[Suspect], what: Signal, ids: set[Hashable]) -> None:
     for target in targets:
         if not (target.root or what == "KILL"):
             continue
@@ -148,36 +119,38 @@ def _signal(system: System, targets: Iterable[Target], what: Signal, ids: set[Ha
 
 def _signal_again(
     system: System,
-    targets: list[Target],
-    stage: Signal,
+    targets: list[Suspect],
+    what: Signal,
     ports: Collection[Port],
     ids: set[Hashable],
-    approve: Callable[[Survey], Iterable[Holder]],
+    approve: Callable[[Survey], Iterable[Suspect]],
     late: ExitStack,
 ) -> bool:
     """Look who holds the sockets now, and signal those; False if there is nobody that we may."""
     with survey(system, ports) as seen:
-        holders = [holder for holder in approve(seen) if ids & {s.id for s in holder.sockets}]
-        chosen = holders if stage == "KILL" else roots(holders)
-        for holder in chosen:
-            target = _find(targets, holder) or _add(targets, holder, seen, late)
-            if target is None or not system.holds(holder.pid, ids):
+        approved = [s for s in approve(seen) if ids & {socket.id for socket in s.holder.sockets}]
+        top = {holder.pid for holder in roots([suspect.holder for suspect in approved])}
+        for suspect in approved:
+            if what != "KILL" and suspect.holder.pid not in top:
+                continue
+            target = _find(targets, suspect.holder) or _add(targets, suspect, seen, late)
+            if target is None or not system.holds(suspect.holder.pid, ids):
                 continue
             # A worker whose master has ended becomes a root, and has not been asked politely yet.
-            if stage != "KILL" and "TERM" not in target.sent:
+            if what != "KILL" and "TERM" not in target.sent:
                 _send(target, "TERM")
-            elif stage not in target.sent:
-                _send(target, stage)
-    supervisors = [target for target in targets if target.restarts and target.pin.alive()]
+            elif what not in target.sent:
+                _send(target, what)
+    supervisors = [target for target in targets if target.restarts and target.alive]
     for target in supervisors:
-        if stage not in target.sent:
-            _send(target, stage)
-    return bool(holders or supervisors)
+        if what not in target.sent:
+            _send(target, what)
+    return bool(approved or supervisors)
 
 
-def _send(target: Target, what: Signal) -> None:
+def _send(target: Suspect, what: Signal) -> None:
     try:
-        if target.pin.send(what):
+        if target.pin and target.pin.send(what):
             target.sent.append(what)
             if what == "TERM":
                 # A stopped process (Ctrl-Z, SIGTTIN) gets no other signal before this one.
@@ -186,33 +159,36 @@ def _send(target: Target, what: Signal) -> None:
         target.refused = str(error)
 
 
-def _find(targets: Iterable[Target], holder: Holder) -> Target | None:
+def _find(targets: Iterable[Suspect], holder: Holder) -> Suspect | None:
     return next((t for t in targets if same(t.holder.process, holder.process)), None)
 
 
-def _add(targets: list[Target], holder: Holder, seen: Survey, late: ExitStack) -> Target | None:
+def _add(
+    targets: list[Suspect], late_one: Suspect, seen: Survey, late: ExitStack
+) -> Suspect | None:
     """A target for a worker that was started since the others were chosen.
 
     Its pin outlives the survey that made it: until all is done, we look whether it has ended.
     """
-    pin = seen.pin(holder)
-    if pin is None:
+    if late_one.pin is None:
         return None
-    seen.pins.remove(pin)
-    late.callback(pin.close)
-    of = next((t.why for t in targets if holder.descends_from(t.holder.process)), None)
-    target = Target(holder, pin, of, root=False)
-    targets.append(target)
-    return target
+    seen.suspects.remove(late_one)
+    late.callback(late_one.pin.close)
+    tops = (t.verdict for t in targets if late_one.holder.descends_from(t.holder.process))
+    late_one.verdict, late_one.root = next(tops, late_one.verdict), False
+    targets.append(late_one)
+    return late_one
 
 
-def _conclude(system: System, targets: Collection[Target], started: float, deadline: float) -> None:
+def _conclude(
+    system: System, targets: Collection[Suspect], started: float, deadline: float
+) -> None:
     pending = [target for target in targets if target.ended_after is None]
     linger = min(_LINGER, deadline - system.now())
     if pending and linger > 0:
-        system.wait([target.pin for target in pending], linger)
+        system.wait([t.pin for t in pending if t.pin], linger)
     for target in targets:
-        target.lives = target.pin.alive()
+        target.lives = target.alive
     for target in pending:
         ids = {socket.id for socket in target.holder.sockets}
         let_go = ids and not system.holds(target.holder.pid, ids)
@@ -220,24 +196,7 @@ def _conclude(system: System, targets: Collection[Target], started: float, deadl
             target.ended_after = system.now() - started
 
 
-def what_became(target: Target, *, polite: bool) -> str:
-    """What became of a target, in words; empty if nothing was done to it and it lives on."""
-    after = " after " + " and ".join(f"SIG{name}" for name in target.sent) if target.sent else ""
-    if target.refused and target.lives:
-        return f"the system refused the signal{after} ({target.refused})"
-    if not polite and target.sent and not target.lives:
-        return "terminated"
-    if target.ended_after is None:
-        goes_on = "goes on" if target.restarts else "still holds the port"
-        return f"{goes_on}{after}" if after else ""
-    if target.lives:
-        return f"let go of the port{after}, still draining"
-    if after:
-        return f"ended{after}"
-    return "ended by itself" if target.root else "ended with the process that it belongs to"
-
-
-def _waiting_for(waiting: Collection[Target], ports: Iterable[Port], left: float) -> str:
+def _waiting_for(waiting: Collection[Suspect], ports: Iterable[Port], left: float) -> str:
     # Workers only if their master has ended before them.
     heads = [target for target in waiting if target.root] or waiting
     who = ", ".join(named(target.holder.process) for target in heads) or "the kernel"

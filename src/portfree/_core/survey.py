@@ -1,67 +1,108 @@
-"""Who holds the ports: from sockets to holders, each pinned and with its lineage read once."""
+"""Who holds the ports: from sockets to holders, each pinned and with its ancestors read once."""
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from portfree._core import programs, run_id
-from portfree._core.ancestry import Holder, SessionFolder, roots
-from portfree._core.context import Context, Neighbour, Phase
-from portfree._core.origin import needs_neighbours
-from portfree._core.ports import Port
-from portfree._system.interface import (
-    CI_JOB_IDS,
-    KEPT_VARIABLES,
-    SUDO_UID,
-    Lock,
-    Pin,
-    Process,
-    Socket,
-    System,
-)
-from portfree.model import Scope, Verdict
+from portfree._core.ancestry import Holder, SessionFolder
+from portfree._core.reading import Reader, place_of
+from portfree._system.interface import Lock, Pin, Process, Signal, Socket, System
+from portfree.model import Ending, Port, Verdict
 
-# Another program's probe of the port (and every portfree that runs at the same time) looks like a
-# holder for some microseconds. Who has the same socket this much later is no probe.
-BELIEVED_AFTER = 0.005
-# A probe that has lost its turn on a crowded machine keeps the port for longer. It never listens,
-# and servers hardly ever only bind, but for those of UDP: so to wait for these costs few anything.
-_BOUND_BELIEVED_AFTER = 0.05
-# As long as such a process wants a CPU it may only lack one to close its socket; but so long.
-_BOUND_DOUBTED_FOR = 0.5
+# Port probes (ours too) hold a port for microseconds. A socket counts as held only if it is still
+# there after this many seconds.
+CONFIRM_AFTER = 0.005
+# A preempted probe holds a bound socket for longer. Only UDP servers look like that for good, so
+# wait longer for those,
+_CONFIRM_BOUND_AFTER = 0.05
+# and up to this long while the process wants a CPU: it may only lack one to close its socket.
+_DOUBT_BOUND_FOR = 0.5
 
 # Where tmp_path lies (_pytest/tmpdir.py): TMPDIR/pytest-of-USER/pytest-NUMBER.
 _SESSION_FOLDER = re.compile(r".*[/\\]pytest-of-[^/\\]+[/\\]pytest-\d+(?=[/\\]|$)")
 
 
+NOT_JUDGED = Verdict("keep", "unknown", "it was not judged yet")
+
+
+class Suspect:
+    """One holder, and what is added on the way: its verdict, the signals, and what became of it."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        pin: Pin | None = None,
+        verdict: Verdict = NOT_JUDGED,
+        *,
+        root: bool = True,
+        restarts: frozenset[Port] = frozenset(),
+    ) -> None:
+        """*restarts*: for a supervisor, which holds no socket, the ports on which it starts servers
+        again.
+        """
+        self.holder = holder
+        self.pin = pin
+        self.verdict = verdict
+        self.root = root
+        self.restarts = restarts
+        self.sent: list[Signal] = []
+        self.refused = ""
+        """Why the system refused a signal."""
+        self.ended_after: float | None = None
+        """Seconds from the first signal until it was seen to have ended, or let go."""
+        self.lives = True
+        """Whether it was still alive when we were done."""
+
+    @property
+    def alive(self) -> bool:
+        return self.pin is not None and self.pin.alive()
+
+    def ending(self, *, polite: bool) -> Ending | None:
+        """What became of it; None if nothing was done to it and it lives on.
+
+        *polite*: whether the system has signals that a process may obey.
+        """
+        signals, seconds = tuple(f"SIG{name}" for name in self.sent), self.ended_after
+        if self.refused and self.lives:
+            return Ending("refused", signals, seconds, self.refused)
+        if not polite and signals and not self.lives:
+            return Ending("terminated", (), seconds)
+        if seconds is None:
+            how: Literal["goes-on", "remains"] = "goes-on" if self.restarts else "remains"
+            return Ending(how, signals) if signals else None
+        if self.lives:
+            return Ending("let-go", signals, seconds)
+        if signals:
+            return Ending("ended", signals, seconds)
+        return Ending("by-itself" if self.root else "with-parent", (), seconds)
+
+
 class Survey:
-    """Who holds what. Use it in a ``with``: it lets go of the pins at the end."""
+    """Who holds what. Use it in a ``with``: it closes the pins at the end."""
 
     def __init__(
         self,
         sockets: tuple[Socket, ...] = (),
-        holders: tuple[Holder, ...] = (),
-        pins: Iterable[Pin] = (),
+        suspects: Iterable[Suspect] = (),
         unreadable: int = 0,
     ) -> None:
         self.sockets = sockets
         """Every socket that holds one of the asked ports."""
-        self.holders = holders
-        self.pins = list(pins)
+        self.suspects = list(suspects)
         self.unreadable = unreadable
         """How many processes did not let us look at their sockets."""
 
-    def pin(self, holder: Holder) -> Pin | None:
-        return next((pin for pin in self.pins if pin.pid == holder.pid), None)
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        return tuple(suspect.holder for suspect in self.suspects)
 
     def unowned(self, port: Port) -> list[Socket]:
-        """The sockets on a port that nobody was seen with."""
+        """The sockets on a port that no holder was seen with."""
         owned = {socket.id for holder in self.holders for socket in holder.sockets}
         return [s for s in self.sockets if s.port == port and s.id not in owned]
 
@@ -77,32 +118,31 @@ class Survey:
         self.close()
 
     def close(self) -> None:
-        """Let go of the pins."""
-        for pin in self.pins:
-            pin.close()
+        for suspect in self.suspects:
+            if suspect.pin is not None:
+                suspect.pin.close()
 
 
 def survey(system: System, ports: Collection[Port]) -> Survey:
-    """Everybody who holds one of the ports, and all sockets that do.
+    """All holders of these ports, and all sockets on them.
 
-    A socket that nobody is seen with may just be on its way from one process to another, or its
-    process to its end: then the second look counts.
+    A socket without a holder may just be on its way from one process to another, or its process may
+    be ending: then the second look counts.
     """
     seen = _look(system, ports)
     if any(seen.unowned(port) for port in ports):
         seen.close()
         seen = _look(system, ports)
-        try:
+        with ExitStack() as cleanup:
+            cleanup.callback(seen.close)
             unowned = [socket for port in ports for socket in seen.unowned(port)]
-            seen.holders = (*seen.holders, *_proxies(system, unowned))
-        except BaseException:
-            seen.close()
-            raise
+            seen.suspects += map(Suspect, _proxies(system, unowned))
+            cleanup.pop_all()
     return seen
 
 
 def _proxies(system: System, unowned: Collection[Socket]) -> Iterator[Holder]:
-    """The docker-proxies behind sockets that we may not see anybody with, not being root.
+    """The docker-proxies behind sockets whose holder only root may see.
 
     They are known by what they say of themselves, which is no proof: without a pin nobody can
     signal them, and that they belong to a container keeps them in any case.
@@ -110,48 +150,29 @@ def _proxies(system: System, unowned: Collection[Socket]) -> Iterator[Holder]:
     if not unowned:
         return
     reader = Reader(system)
-    for process in _everybody(reader):
-        if published := programs.published(process):
-            sockets = {
-                socket
-                for socket in unowned
-                if (socket.address, str(socket.port)) == published and socket.uid == process.owner
-            }
-            if sockets:
-                yield _holder(reader, process, sockets, pinned=False)
+    for process in reader.everything():
+        published = programs.published(process)
+        sockets = {
+            socket
+            for socket in unowned
+            if (socket.address, str(socket.port)) == published and socket.uid == process.owner
+        }
+        if sockets:
+            yield _holder(reader, process, sockets, pinned=False)
 
 
 def _look(system: System, ports: Collection[Port]) -> Survey:
-    started = system.now()
     try:
-        seen = system.sockets(ports)
-        if not seen:
-            return Survey()
-        owners = system.owners({socket.id for socket in seen})
-        bound = any(socket.state == "bound" for socket in seen)
-        patience = _BOUND_BELIEVED_AFTER if bound else BELIEVED_AFTER
-        if (early := started + patience - system.now()) > 0:
-            system.wait((), early)
-        still = {socket.id for socket in system.sockets(ports)}
-        while (
-            system.now() < started + _BOUND_DOUBTED_FOR
-            and (doubted := [s for s in seen if s.state == "bound" and s.id in still])
-            and _wants_cpu(system, {pid for s in doubted for pid in owners.pids.get(s.id, ())})
-        ):
-            system.wait((), BELIEVED_AFTER)
-            still = {socket.id for socket in system.sockets(ports)}
+        believed, pids, unreadable = _confirmed_sockets(system, ports)
     except OSError:
         return Survey()  # the system tells nothing: what a bind says has to do
-    believed = tuple(socket for socket in seen if socket.id in still)
-
     held: dict[int, set[Socket]] = {}
     for socket in believed:
-        for pid in owners.pids.get(socket.id, ()):
+        for pid in pids.get(socket.id, ()):
             held.setdefault(pid, set()).add(socket)
     reader = Reader(system)
-    holders: list[Holder] = []
+    suspects = []
     with ExitStack() as pins:  # closed at once if anything goes wrong before somebody has them
-        kept: list[Pin] = []
         for pid, sockets in sorted(held.items()):
             process = reader.process(pid)
             if process is None or process.zombie:
@@ -159,26 +180,49 @@ def _look(system: System, ports: Collection[Port]) -> Survey:
             try:
                 pin = system.pin(process)
             except OSError:
-                holders.append(_holder(reader, process, sockets, pinned=False))
+                suspects.append(Suspect(_holder(reader, process, sockets, pinned=False)))
                 continue
             if pin is not None:
                 pins.callback(pin.close)
-                kept.append(pin)
-                holders.append(_holder(reader, process, sockets, pinned=True))
+                suspects.append(Suspect(_holder(reader, process, sockets, pinned=True), pin))
         pins.pop_all()
-    return Survey(believed, tuple(holders), kept, owners.unreadable)
+    return Survey(believed, suspects, unreadable)
 
 
-def _wants_cpu(system: System, pids: Iterable[int]) -> bool:
-    """Whether one of these processes runs, or would if it were its turn."""
-    processes = filter(None, map(system.process, pids))
-    return any(process.running for process in processes)
+def _confirmed_sockets(
+    system: System, ports: Collection[Port]
+) -> tuple[tuple[Socket, ...], Mapping[Hashable, Collection[int]], int]:
+    """The sockets on the ports that are no mere probes, the pids that have each of them open, and
+    how many processes did not show theirs. Raises OSError if the system does not list sockets.
+    """
+    started = system.now()
+    seen = system.sockets(ports)
+    if not seen:
+        return (), {}, 0
+    owners = system.owners({socket.id for socket in seen})
+    bound = any(socket.state == "bound" for socket in seen)
+    confirm_at = started + (_CONFIRM_BOUND_AFTER if bound else CONFIRM_AFTER)
+    if (early := confirm_at - system.now()) > 0:
+        system.wait((), early)
+    while True:
+        still = {socket.id for socket in system.sockets(ports)}
+        doubted = {
+            pid
+            for socket in seen
+            if socket.state == "bound" and socket.id in still
+            for pid in owners.pids.get(socket.id, ())
+        }
+        wants_cpu = any(p.running for pid in doubted if (p := system.process(pid)))
+        if not wants_cpu or system.now() >= started + _DOUBT_BOUND_FOR:
+            break
+        system.wait((), CONFIRM_AFTER)
+    return tuple(s for s in seen if s.id in still), owners.pids, owners.unreadable
 
 
 def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: bool) -> Holder:
     system = reader.system
     process, lineage = reader.lineage(process)
-    project, repository = _place_of(process.cwd)
+    project, repository = place_of(process.cwd)
     holder = Holder(
         process=process,
         sockets=frozenset(sockets),
@@ -221,18 +265,15 @@ def _session_folder(reader: Reader, cwd: str | None) -> SessionFolder | None:
     return SessionFolder(path, exists=True, lock=lock, process=owner, hidden=hidden)
 
 
-def with_users(system: System, seen: Survey, verdicts: Mapping[int, Verdict]) -> bool:
-    """Find out who has a connection with those that would be stopped as orphans; False if nobody.
-
-    Only these are asked, for it takes a look at all processes to know the far ends.
+def find_users(system: System, seen: Survey) -> bool:
+    """Find the processes that have a connection with a holder that is judged an orphan; False if
+    there are none. Only for these: to know the far ends takes a look at all processes.
     """
     reader = Reader(system)
-    seen.holders = tuple(
-        holder._replace(users=_users(reader, holder))
-        if verdicts[holder.pid].rule == "orphan"
-        else holder
-        for holder in seen.holders
-    )
+    for suspect in seen.suspects:
+        if suspect.verdict.rule == "orphan":
+            users = _users(reader, suspect.holder)
+            suspect.holder = suspect.holder._replace(users=users)
     return any(holder.users for holder in seen.holders)
 
 
@@ -247,204 +288,3 @@ def _users(reader: Reader, holder: Holder) -> tuple[Holder, ...]:
             if not user.descends_from(holder.process):
                 found.append(user)
     return tuple(found)
-
-
-class Reader:
-    """Reads processes, each of them once."""
-
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self._known: dict[int, Process | None] = {}
-
-    def process(self, pid: int) -> Process | None:
-        if pid not in self._known:
-            self._known[pid] = self.system.process(pid)
-        return self._known[pid]
-
-    def lineage(self, process: Process) -> tuple[Process, tuple[Process, ...]]:
-        """The ancestors of a process, parent first, and the process itself.
-
-        If its parent ends while we look, it is adopted: what comes back is then the process as it
-        was seen after that.
-        """
-        ancestors: list[Process] = []
-        child = process
-        # A pid that passes to another process while we look can close a circle.
-        while child.ppid and child.ppid not in {process.pid, *(p.pid for p in ancestors)}:
-            parent = self.process(child.ppid)
-            if parent is None or (parent.pid != 1 and parent.start > child.start):
-                # The parent has ended, or its pid is another's by now: who has adopted the child?
-                fresh = self.system.process(child.pid)
-                if fresh is None or fresh.start != child.start or fresh.ppid == child.ppid:
-                    break
-                self._known[child.pid] = child = fresh
-                if ancestors:
-                    ancestors[-1] = fresh
-                else:
-                    process = fresh
-                continue
-            ancestors.append(parent)
-            child = parent
-        return process, tuple(ancestors)
-
-
-def context_for(
-    system: System,
-    holders: Collection[Holder],
-    *,
-    scope: Scope,
-    phase: Phase,
-    ending: str | None = None,
-    began: float | None = None,
-    quiet: Collection[Port] = (),
-) -> Context:
-    """Who asks, and what else goes on, as far as the verdict on these holders needs it."""
-    reader = Reader(system)
-    seen = system.process(os.getpid())
-    me = seen or Process(pid=os.getpid(), ppid=0, start=0, name="portfree")
-    me, lineage = reader.lineage(me)
-    # /proc shows the environment that a process started with, os.environ the one it has now.
-    now = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    me = me._replace(marks=now)
-    chain = (me, *lineage)
-
-    def inherited(name: str) -> str:
-        return next((p.marks[name] for p in chain if name in p.marks), "")
-
-    return Context(
-        caller=me,
-        lineage=lineage,
-        platform=system.name,
-        scope=scope,
-        phase=phase,
-        owners=_owners(system, me),
-        privileged=system.privileged,
-        time=time.time(),
-        home=str(_home()),
-        project=project_of(_cwd()),
-        # sudo wipes the environment, but our ancestors still have theirs.
-        run=run_id.elements(inherited(run_id.RUN_ID)),
-        ending=ending,
-        began=began,
-        quiet=frozenset(quiet),
-        jobs={name: inherited(name) for name in CI_JOB_IDS if inherited(name)},
-        unit=me.unit,
-        neighbours=_neighbours(reader, chain, holders),
-        main_service=_main_service(reader, chain) if holders else frozenset(),
-    )
-
-
-def project_of(folder: str | None) -> str | None:
-    """The repository above a directory or, without one, the nearest folder with a pyproject.toml.
-
-    Never the root or a home directory, for then every process would be in our project.
-    """
-    return _place_of(folder)[0]
-
-
-def _place_of(folder: str | None) -> tuple[str | None, str | None]:
-    """The project that a directory lies in, and the repository if that is one."""
-    if folder is None:
-        return None, None
-    homes = {_home(), *_homes_of_users()}
-    project = None
-    for place in (Path(folder), *Path(folder).parents):
-        if place in homes or place == Path(place.anchor):
-            break
-        # os.path rather than Path: it takes a folder that we may not look into for one without.
-        # The .git of a worktree or a submodule is a file.
-        if os.path.exists(place / ".git"):  # noqa: PTH110
-            return str(place), str(place)
-        if project is None and os.path.exists(place / "pyproject.toml"):  # noqa: PTH110
-            project = str(place)
-    return project, None
-
-
-def _home() -> Path:
-    try:
-        return Path.home().resolve()
-    except RuntimeError:  # no HOME, and no such user
-        return Path("/")
-
-
-def _homes_of_users() -> Iterator[Path]:
-    """The home directories of our user, and of who called sudo: HOME may name another one."""
-    try:
-        import pwd
-    except ImportError:  # Windows, where HOME does not count either
-        return
-    for uid in {os.getuid(), *_sudo_uid()}:
-        try:
-            yield Path(pwd.getpwuid(uid).pw_dir).resolve()
-        except (KeyError, RuntimeError):  # no such user, or a circle of links
-            continue
-
-
-def _cwd() -> str | None:
-    try:
-        return str(Path.cwd().resolve())
-    except OSError:  # it has been deleted
-        return None
-
-
-def _owners(system: System, me: Process) -> frozenset[int | str]:
-    # Only root may claim to act for somebody else, and then that somebody is who called sudo.
-    if system.privileged and (caller := _sudo_uid()):
-        return frozenset(caller)
-    return frozenset() if me.owner is None else frozenset({me.owner})
-
-
-def _sudo_uid() -> set[int]:
-    """The user who called sudo, if we were called that way."""
-    caller = os.environ.get(SUDO_UID, "")
-    return {int(caller)} if caller.isascii() and caller.isdigit() else set()
-
-
-def _neighbours(
-    reader: Reader, ours: Collection[Process], holders: Collection[Holder]
-) -> tuple[Neighbour, ...]:
-    """Who may have started these holders: the live test runners and CI agents, who carries a CI
-    job's id, and who has the command line of one that was forked; without us.
-    """
-    unclear = [holder for holder in roots(holders) if needs_neighbours(holder)]
-    if not unclear:
-        return ()
-    own = {process.pid for process in ours}
-    forked = {h.process.argv for h in unclear if h.process.forked and h.process.argv}
-    found = []
-    for process in _everybody(reader):
-        interesting = (
-            programs.is_test_runner(process)
-            or programs.is_ci_agent(process)
-            or any(job in process.marks for job in CI_JOB_IDS)
-            or (process.argv in forked and not process.forked)
-        )
-        if interesting and process.pid not in own:
-            process, lineage = reader.lineage(process)
-            found.append(Neighbour(process, lineage, project_of(process.cwd)))
-    return tuple(found)
-
-
-def _main_service(reader: Reader, ours: tuple[Process, ...]) -> frozenset[int]:
-    """The main service of our container, if we were put into it from outside (docker exec).
-
-    Then our own ancestry ends outside, and not at the container's first process.
-    """
-    top = ours[-1]
-    if top.pid == 1 or top.ppid != 0:
-        return frozenset()
-    first = reader.process(1)
-    children = [process for process in _everybody(reader) if process.ppid == 1]
-    # If the first process is hidden from us, every child of it may be the one.
-    if first is not None and programs.is_listed_reaper(first):
-        children = sorted(children, key=lambda process: process.start)[:1]
-    elif first is not None:
-        children = [process for process in children if process.session == first.session]
-    return frozenset(process.pid for process in children)
-
-
-def _everybody(reader: Reader) -> Iterable[Process]:
-    for pid in reader.system.pids():
-        process = reader.process(pid)
-        if process is not None and not process.zombie:
-            yield process

@@ -6,11 +6,9 @@ import os
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from portfree._core.advice import Advice
 from portfree._core.ancestry import named
-from portfree._core.ports import Port
 from portfree._system.interface import Bind, Owners, Socket, System
-from portfree.model import Note, Status
+from portfree.model import Advice, Note, Port, Status
 
 # Other programs probe ports too, and each of their probes refuses ours for some microseconds. So
 # often we look again before we believe that somebody unseen has the port, and before each of these

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from portfree._core.ports import Port
-from portfree._output.text import summary
-from portfree.api import free
+from portfree._core.context import Moment
+from portfree._core.free import free
+from portfree._output.words import summary
 from portfree.conclusion import Conclusion, is_own, of_beginning
 from portfree.errors import PortfreeError
-from portfree.model import Outcome, Request
+from portfree.model import Outcome, Port, Request
 from portfree.run import Run
 
 Line = tuple[str, bool]
@@ -43,7 +43,10 @@ class SessionRun:
     def before(self) -> str:
         """Free the ports and open the run. Returns why no test may be started; empty if it may."""
         try:
-            run = Run(free(self._request, notice=self._notice, phase="before"), notice=self._notice)
+            run = Run(
+                free(self._request, notice=self._notice, moment=Moment("before")),
+                notice=self._notice,
+            )
             found = of_beginning(run.before)
             if found.problems:
                 freed = tuple(outcome for outcome in found.shown if outcome.ok)

@@ -19,10 +19,11 @@ from tox.report import HandledError
 from tox.tox_env.errors import Fail
 
 from portfree._core import settings
+from portfree._core.context import Moment
+from portfree._core.free import free
 from portfree._core.ports import parse_ports
 from portfree._core.run_id import RUN_ID
-from portfree._output.text import summary
-from portfree.api import free
+from portfree._output.words import summary
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
 from portfree.model import Report, Request
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from tox.session.state import State
     from tox.tox_env.api import ToxEnv
 
-    from portfree._core.ports import Port
     from portfree.conclusion import Conclusion
+    from portfree.model import Port
     from portfree.run import Run
 
 _logger = logging.getLogger("portfree.tox")
@@ -184,7 +185,7 @@ def _claim(tox_env: ToxEnv, request: Request) -> None:
 def _begin(tox_env: ToxEnv, request: Request) -> str:
     """Free the ports and open a run; returns why no command may run, and nothing if they may."""
     _claim(tox_env, request)
-    before = free(request, notice=lambda line: _note(tox_env, line), phase="before")
+    before = free(request, notice=lambda line: _note(tox_env, line), moment=Moment("before"))
     found = of_beginning(before)
     refused = {problem.what for problem in found.problems}
     _tell(tox_env, found, but=refused)

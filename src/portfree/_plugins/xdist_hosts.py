@@ -26,9 +26,9 @@ from portfree._core.ports import parse_ports
 from portfree._core.redact import safe
 from portfree._core.run_id import RUN_ID
 from portfree._core.stop import longest
+from portfree._output.console import tell
 from portfree._plugins import host_probe as host_module
 from portfree._plugins.pytest_guard import Line, SessionRun
-from portfree.api import tell
 from portfree.model import Request
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
-from portfree._core.ports import Port
+from portfree.model import Port
 
 Bind = Literal["free", "in-use", "denied", "unavailable"]
 """What a bind to a port said: free; EADDRINUSE; EACCES or EPERM; or something else (no such

@@ -17,7 +17,6 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from portfree._core.ports import Port
 from portfree._system import proc_net, sock_diag
 from portfree._system.interface import (
     KEPT_VARIABLES,
@@ -32,6 +31,7 @@ from portfree._system.interface import (
     Socket,
 )
 from portfree._system.probe import PROBING, dual_stack_bind
+from portfree.model import Port
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know thi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from portfree._core.ports import Port
     from portfree._system.interface import Bind
+    from portfree.model import Port
 
 # Winsock's numbers stand beside POSIX's: on Windows Python gives 10013 as EACCES and leaves the
 # others as they are (winerror_to_errno in CPython's PC/errmap.h).

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from portfree._core.ports import Port, Protocol
 from portfree._system.interface import Socket
 from portfree._system.sock_diag import TCP_STATES, TIME_WAIT_TIMER, address, endpoint
+from portfree.model import Port, Protocol
 
 _USER_HZ = 100  # the unit of times in /proc/net, whatever the kernel's own tick (asm/param.h)
 

@@ -22,7 +22,6 @@ from typing import Protocol as Interface
 import psutil
 
 from portfree._core.containers import Engines
-from portfree._core.ports import Port, Protocol
 from portfree._system.interface import (
     KEPT_VARIABLES,
     MEANINGFUL_IF_EMPTY,
@@ -38,6 +37,7 @@ from portfree._system.interface import (
 from portfree._system.probe import PROBING, dual_stack_bind, each_address_bind, exclusive_bind
 from portfree._system.sock_diag import unmapped
 from portfree._system.windows import HandlePin, Kernel32, elevated
+from portfree.model import Port, Protocol
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from portfree._core.ports import Port, Protocol
 from portfree._system.interface import Socket, State
+from portfree.model import Port, Protocol
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20

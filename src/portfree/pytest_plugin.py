@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
 
-    from portfree._core.pyproject import Settings
+    from portfree._core.pyproject import Table
     from portfree._plugins.pytest_guard import SessionRun
     from portfree._plugins.xdist_hosts import Hosts, Worker
     from portfree.model import Port, Request
@@ -193,7 +193,7 @@ def _configured(config: pytest.Config) -> _Guard | None:
     return _Guard(config, request) if request else None
 
 
-def _request(config: pytest.Config, ports: tuple[Port, ...], table: Settings | None) -> Request:
+def _request(config: pytest.Config, ports: tuple[Port, ...], table: Table | None) -> Request:
     from portfree._core import settings
 
     names = ("scope", "grace", "wait", "on_busy", "leaks")
@@ -263,7 +263,7 @@ def _has_table(config: pytest.Config) -> bool:
     return False
 
 
-def _load(config: pytest.Config) -> Settings | None:
+def _load(config: pytest.Config) -> Table | None:
     from portfree._core.pyproject import load
 
     return load(config.rootpath)

@@ -43,21 +43,17 @@ def test_every_key_is_read(repository: Path) -> None:
         """,
     )
 
-    assert pyproject.load(repository) == pyproject.Settings(
-        path=path,
-        ports=(Port(8000), Port(9000), Port(9001), Port(8125, "udp")),
-        scope="mine",
-        grace=5.0,
-        wait=0.5,
-        on_busy="fail",
-        leaks="stop",
+    assert pyproject.load(repository) == pyproject.Table(
+        path,
+        (Port(8000), Port(9000), Port(9001), Port(8125, "udp")),
+        {"scope": "mine", "grace": 5.0, "wait": 0.5, "on_busy": "fail", "leaks": "stop"},
     )
 
 
 def test_every_key_may_be_left_out(repository: Path) -> None:
     path = _write(repository, "[tool.portfree]\n")
 
-    assert pyproject.load(repository) == pyproject.Settings(path)
+    assert pyproject.load(repository) == pyproject.Table(path, (), {})
 
 
 @pytest.mark.parametrize(
@@ -132,7 +128,7 @@ def test_a_relative_start_is_taken_from_the_current_directory(
     path = _write(repository, "[tool.portfree]\n")
     monkeypatch.chdir(repository)
 
-    assert pyproject.load(".") == pyproject.Settings(path)
+    assert pyproject.load(".") == pyproject.Table(path, (), {})
 
 
 def test_a_file_that_never_names_the_table_is_not_parsed(repository: Path) -> None:

@@ -6,32 +6,25 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portfree._core import settings
-from portfree._core.pyproject import Settings
+from portfree._core.pyproject import Table
 from portfree.errors import PortfreeError, PortSpecError
 from portfree.model import LEAKS, ON_BUSY, SCOPES, Port, Request, Surface
 
 PORTS = (Port(8000),)
 
 
-@pytest.mark.parametrize("value", SCOPES)
-def test_every_scope_is_taken(value: str) -> None:
-    assert settings.scope(value) == value
-
-
-@pytest.mark.parametrize("value", ON_BUSY)
-def test_every_way_to_take_a_busy_port_is_taken(value: str) -> None:
-    assert settings.on_busy(value) == value
-
-
-@pytest.mark.parametrize("value", LEAKS)
-def test_every_way_to_take_a_leak_is_taken(value: str) -> None:
-    assert settings.leaks(value) == value
+@pytest.mark.parametrize(
+    ("setting", "values"), [("scope", SCOPES), ("on_busy", ON_BUSY), ("leaks", LEAKS)]
+)
+def test_every_choice_is_taken(setting: str, values: tuple[str, ...]) -> None:
+    assert [settings.check(setting, value, setting) for value in values] == list(values)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +43,7 @@ def test_every_way_to_take_a_leak_is_taken(value: str) -> None:
 )
 def test_another_scope_is_refused_in_one_line(value: object, message: str) -> None:
     with pytest.raises(PortfreeError) as caught:
-        settings.scope(value)
+        settings.check("scope", value, "scope")
 
     assert str(caught.value) == message
     assert not isinstance(caught.value, PortSpecError)
@@ -58,18 +51,18 @@ def test_another_scope_is_refused_in_one_line(value: object, message: str) -> No
 
 def test_the_name_of_the_parameter_is_the_one_that_the_user_wrote() -> None:
     with pytest.raises(PortfreeError, match=r"^--scope is 'x': "):
-        settings.scope("x", "--scope")
+        settings.check("scope", "x", "--scope")
     with pytest.raises(PortfreeError, match=r"^on-busy is 'x': choose one of warn, fail$"):
-        settings.on_busy("x", "on-busy")
+        settings.check("on_busy", "x", "on-busy")
     with pytest.raises(
         PortfreeError, match=r"^leaks is 'halt': choose one of ignore, warn, stop, fail$"
     ):
-        settings.leaks("halt")
+        settings.check("leaks", "halt", "leaks")
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 3, 0.25, 86_400])
 def test_seconds_are_ints_or_floats_from_nothing_to_a_day(value: float) -> None:
-    seconds = settings.seconds(value, "grace")
+    seconds = settings.check("grace", value, "grace")
 
     assert seconds == value
     assert type(seconds) is float
@@ -90,7 +83,7 @@ def test_seconds_are_ints_or_floats_from_nothing_to_a_day(value: float) -> None:
 )
 def test_other_times_are_refused(value: float, shown: str) -> None:
     with pytest.raises(PortfreeError) as caught:
-        settings.seconds(value, "grace")
+        settings.check("grace", value, "grace")
 
     assert str(caught.value) == f"grace is {shown}: give seconds from 0 to 86400 (one day)"
 
@@ -98,7 +91,7 @@ def test_other_times_are_refused(value: float, shown: str) -> None:
 @pytest.mark.parametrize("value", [True, False, "3", None, [3], Decimal(3), 3j])
 def test_what_is_no_number_is_refused(value: object) -> None:
     with pytest.raises(PortfreeError) as caught:
-        settings.seconds(value, "wait")
+        settings.check("wait", value, "wait")
 
     assert str(caught.value) == (f"wait is {value!r}: give a number of seconds, such as 3 or 0.5")
 
@@ -106,7 +99,7 @@ def test_what_is_no_number_is_refused(value: object) -> None:
 @given(st.one_of(st.floats(), st.integers(), st.text(), st.booleans(), st.none()))
 def test_whatever_is_given_is_taken_or_refused(value: object) -> None:
     try:
-        seconds = settings.seconds(value, "grace")
+        seconds = cast("float", settings.check("grace", value, "grace"))
     except PortfreeError as error:
         said, seconds = str(error), 0.0
     else:
@@ -119,7 +112,7 @@ def test_checking_loads_nothing_that_is_slow_to_import() -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; before = set(sys.modules);"
         "from portfree._core import settings;"
-        "settings.scope('any'); settings.seconds(1, 'grace'); settings.on_busy('warn');"
+        "settings.check('scope', 'any', ''); settings.check('grace', 1, '');"
         "print(*sorted(set(sys.modules) - before))"
     )
     # Without site (-S), which would load what start-up hooks of other packages ask for.
@@ -149,7 +142,7 @@ def test_a_bad_value_is_named_as_the_surface_spells_it(
 
 
 def test_what_was_given_comes_before_the_table_and_that_before_the_defaults() -> None:
-    table = Settings(Path("pyproject.toml"), (Port(9000),), scope="mine", grace=1.0)
+    table = Table(Path("pyproject.toml"), (Port(9000),), {"scope": "mine", "grace": 1.0})
 
     asked = settings.request(
         "command", PORTS, {"grace": 2, "wait": None}, table, scope="any", on_busy="fail"
@@ -171,7 +164,7 @@ def test_what_was_given_comes_before_the_table_and_that_before_the_defaults() ->
 def test_without_ports_the_surface_says_how_to_give_them(surface: Surface, example: str) -> None:
     for table, where in (
         (None, ""),
-        (Settings(Path("x/pyproject.toml")), " in [tool.portfree] of x/pyproject.toml"),
+        (Table(Path("x/pyproject.toml"), (), {}), " in [tool.portfree] of x/pyproject.toml"),
     ):
         with pytest.raises(PortSpecError) as caught:
             settings.request(surface, (), {}, table)

@@ -319,7 +319,7 @@ def test_color_is_in_the_labels_alone_and_only_if_asked_for() -> None:
 def test_no_text_of_a_process_can_break_a_line_or_move_the_cursor(text: str, color: bool) -> None:  # noqa: FBT001
     facts = dict.fromkeys(("name", "command", "user", "cwd", "launcher", "test"), text)
     evil = KEPT._replace(
-        **facts,
+        **facts,  # type: ignore[arg-type]
         ending=Ending("refused", (), None, text),
         verdict=Verdict("keep", "attended", text, text),
         addresses=(text,),

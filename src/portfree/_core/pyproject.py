@@ -14,34 +14,29 @@ All keys may be left out.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from portfree._core import settings
 from portfree._core.ports import parse_ports
+from portfree._core.settings import check
 from portfree.errors import PortfreeError, PortSpecError, shown
 from portfree.model import Port
-
-if TYPE_CHECKING:
-    from portfree.model import Leaks, OnBusy, Scope
 
 KEYS = ("ports", "scope", "grace", "wait", "on-busy", "leaks")
 
 
-class Settings(NamedTuple):
-    """What a ``[tool.portfree]`` table says; None where it says nothing."""
+class Table(NamedTuple):
+    """What a ``[tool.portfree]`` table says, checked."""
 
     path: Path
     """The pyproject.toml that it came from."""
-    ports: tuple[Port, ...] = ()
-    scope: Scope | None = None
-    grace: float | None = None
-    wait: float | None = None
-    on_busy: OnBusy | None = None
-    leaks: Leaks | None = None
+    ports: tuple[Port, ...]
+    settings: Mapping[str, object]
+    """By their names in Python, without those that it leaves out."""
 
 
-def load(start: Path | str) -> Settings | None:
+def load(start: Path | str) -> Table | None:
     """Read the nearest ``[tool.portfree]`` from the directory *start* upwards.
 
     A pyproject.toml without that table is passed by. The search ends with the repository's root,
@@ -58,7 +53,7 @@ def load(start: Path | str) -> Settings | None:
         path = folder / "pyproject.toml"
         table = _table(path)
         if table is not None:
-            return _settings(path, table)
+            return _checked(path, table)
         if (folder / ".git").exists():
             return None
     return None
@@ -96,24 +91,22 @@ def may_have_table(content: bytes) -> bool:
     return b"tool.portfree" in content or (b"[tool]" in content and b"portfree" in content)
 
 
-def _settings(path: Path, table: dict[str, Any]) -> Settings:
+def _checked(path: Path, table: dict[str, Any]) -> Table:
     for key in table:
         if key not in KEYS:
             raise PortfreeError(f"{path}: [tool.portfree] {_unknown(key)}")
     try:
-        return Settings(
-            path,
-            _ports(table.get("ports", [])),
-            settings.scope(table["scope"]) if "scope" in table else None,
-            settings.seconds(table["grace"], "grace") if "grace" in table else None,
-            settings.seconds(table["wait"], "wait") if "wait" in table else None,
-            settings.on_busy(table["on-busy"], "on-busy") if "on-busy" in table else None,
-            settings.leaks(table["leaks"]) if "leaks" in table else None,
-        )
+        ports = _ports(table.get("ports", []))
+        found = {
+            key.replace("-", "_"): check(key.replace("-", "_"), value, key)
+            for key, value in table.items()
+            if key != "ports"
+        }
     except PortSpecError as error:
         raise PortSpecError(f"{path}: [tool.portfree] ports: {error}") from error
     except PortfreeError as error:
         raise PortfreeError(f"{path}: [tool.portfree] {error}") from error
+    return Table(path, ports, found)
 
 
 def _unknown(key: str) -> str:

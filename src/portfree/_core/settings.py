@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from portfree._core.advice import key
 from portfree.errors import PortfreeError, PortSpecError, shown
-from portfree.model import LEAKS, ON_BUSY, SCOPES, Leaks, OnBusy, Port, Request, Scope, Surface
+from portfree.model import LEAKS, ON_BUSY, SCOPES, Port, Request, Surface
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
-    from portfree._core.pyproject import Settings
-
-_T = TypeVar("_T", bound=str)
+    from portfree._core.pyproject import Table
 
 # poll(2) counts its timeout in milliseconds and in 32 bits, which is some 24 days. A day leaves
 # room for the sum of several waits, and nobody who means seconds needs more.
 LONGEST = 86_400.0
+
+_CHOICES: dict[str, tuple[str, ...]] = {"scope": SCOPES, "on_busy": ON_BUSY, "leaks": LEAKS}
+
+NAMES = (*_CHOICES, "grace", "wait", "dry_run")
+"""The settings, by their names in Python."""
 
 # How one gives ports there.
 _EXAMPLES: dict[Surface, str] = {
@@ -37,7 +40,7 @@ def request(
     surface: Surface,
     ports: tuple[Port, ...],
     given: Mapping[str, object],
-    table: Settings | None = None,
+    table: Table | None = None,
     *,
     name: Callable[[str], str] | None = None,
     **defaults: object,
@@ -56,39 +59,30 @@ def request(
             f"no ports{_why_none(table)}: give them, {_EXAMPLES[surface]}, or list them in "
             "pyproject.toml: [tool.portfree] ports = [8000]"
         )
-    found: dict[str, Any] = {"ports": ports, "surface": surface}
-    for setting, check in _CHECKS.items():
-        value = given.get(setting)
-        if value is None and table is not None:
-            value = getattr(table, setting, None)
-        if value is None:
-            value = defaults.get(setting)
-        if value is not None:
-            found[setting] = check(value, name(setting))
-    return Request(**found)
+    found: dict[str, Any] = dict(defaults)
+    if table is not None:
+        found |= table.settings
+    for setting in NAMES:
+        if given.get(setting) is not None:
+            found[setting] = check(setting, given[setting], name(setting))
+    return Request(ports=ports, surface=surface, **found)
 
 
-def _why_none(table: Settings | None) -> str:
+def _why_none(table: Table | None) -> str:
     return "" if table is None else f" in [tool.portfree] of {table.path}"
 
 
-def scope(value: object, name: str = "scope") -> Scope:
-    """Whom portfree may stop: one of `SCOPES`; else `PortfreeError`."""
-    return _one_of(SCOPES, value, name)
+def check(setting: str, value: object, name: str) -> object:
+    """The value of a setting, as `Request` has it; a time in seconds as a float.
 
-
-def on_busy(value: object, name: str = "on_busy") -> OnBusy:
-    """What a port that stays busy means: one of `ON_BUSY`; else `PortfreeError`."""
-    return _one_of(ON_BUSY, value, name)
-
-
-def leaks(value: object, name: str = "leaks") -> Leaks:
-    """What a run does about servers that it leaves on other ports; else `PortfreeError`."""
-    return _one_of(LEAKS, value, name)
-
-
-def seconds(value: object, name: str) -> float:
-    """A time in seconds, an int or a float from 0 to `LONGEST`; else `PortfreeError`."""
+    Raises `PortfreeError` for another one, in a line that calls it by *name*.
+    """
+    if setting in _CHOICES:
+        return _one_of(_CHOICES[setting], value, name)
+    if setting == "dry_run":
+        if isinstance(value, bool):
+            return value
+        raise PortfreeError(f"{name} is {shown(value)}: give True or False")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PortfreeError(f"{name} is {shown(value)}: give a number of seconds, such as 3 or 0.5")
     if not 0 <= value <= LONGEST:  # false for NaN too
@@ -98,22 +92,15 @@ def seconds(value: object, name: str) -> float:
     return float(value)
 
 
-def flag(value: object, name: str) -> bool:
-    """True or False, and nothing that only counts as one of them; else `PortfreeError`."""
-    if isinstance(value, bool):
-        return value
-    raise PortfreeError(f"{name} is {shown(value)}: give True or False")
-
-
 def number(text: Any) -> Any:  # noqa: ANN401 - None says nothing, and what is no number stays
-    """What a text says, if that is a number; else the text, for `seconds` to refuse."""
+    """What a text says, if that is a number; else the text, for `check` to refuse."""
     try:
         return float(text) if isinstance(text, str) else text
     except ValueError:
         return text
 
 
-def _one_of(choices: tuple[_T, ...], value: object, name: str) -> _T:
+def _one_of(choices: tuple[str, ...], value: object, name: str) -> str:
     for choice in choices:
         if value == choice:
             return choice
@@ -126,16 +113,3 @@ def _one_of(choices: tuple[_T, ...], value: object, name: str) -> _T:
         if close:
             message += f" (did you mean {close[0]}?)"
     raise PortfreeError(message)
-
-
-_CHECKS: dict[str, Callable[[object, str], object]] = {
-    "scope": scope,
-    "grace": seconds,
-    "wait": seconds,
-    "on_busy": on_busy,
-    "dry_run": flag,
-    "leaks": leaks,
-}
-
-NAMES = tuple(_CHECKS)
-"""The settings, by their names in Python."""

@@ -48,17 +48,8 @@ def find_leaks(
         top = {holder.pid for holder in roots([suspect.holder for suspect in left])}
         for suspect in left:
             suspect.root = suspect.holder.pid in top
-        targets = [
-            suspect
-            for suspect in left
-            if matters
-            and not request.dry_run
-            and suspect.pin
-            and suspect.verdict.action == "stop"
-            # That it came up meanwhile, on a port that nobody guards, is a hint, and no proof.
-            and not (suspect.holder.origin and suspect.holder.origin.evidence == "arrival")
-        ]
-        if targets:
+        targets = [suspect for suspect in left if matters and _may_be_stopped(suspect)]
+        if targets and not request.dry_run:
             stop(
                 system,
                 list(targets),
@@ -67,14 +58,15 @@ def find_leaks(
                 approve=approver(targets, context),
                 notify=notify,
             )
+        touched = () if request.dry_run else targets
         return tuple(
             Leak(
-                address=socket.address,
-                port=socket.port,
-                holder=holder_report(
+                socket.address,
+                socket.port,
+                holder_report(
                     suspect,
                     socket.port,
-                    suspect.ending(polite=system.polite) if suspect in targets else None,
+                    suspect.ending(polite=system.polite) if suspect in touched else None,
                 ),
                 own=suspect.holder.pid == context.caller.pid,
             )
@@ -82,6 +74,12 @@ def find_leaks(
             if suspect.root
             for socket in sorted(suspect.holder.sockets & new, key=lambda s: (s.port, s.address))
         )
+
+
+def _may_be_stopped(suspect: Suspect) -> bool:
+    # That it came up meanwhile, on a port that nobody guards, is a hint, and no proof.
+    arrived = suspect.holder.origin is not None and suspect.holder.origin.evidence == "arrival"
+    return suspect.pin is not None and suspect.verdict.action == "stop" and not arrived
 
 
 def _is_left(holder: Holder, new: Collection[Socket], context: Context) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 TYPE_CHECKING = False  # checkers know this name; importing typing would cost a session 7 ms
 if TYPE_CHECKING:
     from portfree.api import free_ports
@@ -54,8 +56,6 @@ _HOMES |= dict.fromkeys(("Conclusion", "Problem"), "conclusion")
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     home = _HOMES.get(name) or ("errors" if name.endswith("Error") else "model")
     value = globals()[name] = getattr(import_module(f"portfree.{home}"), name)
     return value

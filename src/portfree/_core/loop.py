@@ -50,7 +50,7 @@ class Freeing:
         while self.held and self.system.now() < self.deadline:
             with ExitStack() as pins:
                 seen = pins.enter_context(survey(self.system, self.held))
-                self._settle_unheld(seen)
+                self._drop_unheld(seen)
                 context = context_for(
                     self.system, seen.holders, scope=self.request.scope, moment=self.moment
                 )
@@ -67,10 +67,10 @@ class Freeing:
     def give_up(self, failure: Exception) -> Report:
         """After an unexpected error: say so, and check once more which ports are free."""
         for port in self.held:
-            self.outcomes.settle(port, "busy", [unheld.unexpected(port, failure)])
+            self.outcomes.set_status(port, "busy", [unheld.unexpected(port, failure)])
             with suppress(OSError):
                 if self.system.bind(port) == "free":
-                    self.outcomes.settle(port, "free")
+                    self.outcomes.set_status(port, "free")
         return self.outcomes.report()
 
     def notify(self, line: str) -> None:
@@ -79,11 +79,11 @@ class Freeing:
         if notice is not None:
             notice(line)
 
-    def _settle_unheld(self, seen: Survey) -> None:
-        """Settle the ports that no socket holds any more."""
+    def _drop_unheld(self, seen: Survey) -> None:
+        """Record the state of the ports that no socket holds any more."""
         findings = unheld.unheld(self.system, self._unseen(seen))
         for port, finding in findings.items():
-            self.outcomes.settle(port, finding.status, finding.notes)
+            self.outcomes.set_status(port, finding.status, finding.notes)
         self.held = [port for port in self.held if port not in findings]
         self.outcomes.still_held(self.held)
 
@@ -145,11 +145,11 @@ class Freeing:
         return True
 
     def _look_once_more(self) -> None:
-        """Settle what has become free since the last survey, by one try: time may be up."""
+        """Record what has become free since the last survey, by one try: time may be up."""
         rest = []
         for port in self.held:
             if self.system.bind(port) == "free":
-                self.outcomes.settle(port, "free")
+                self.outcomes.set_status(port, "free")
             else:
                 rest.append(port)
         if not rest:
@@ -161,7 +161,7 @@ class Freeing:
         findings = unheld.unheld(self.system, [p for p in rest if p not in taken], tries=0)
         for port, finding in findings.items():
             if finding.status == "free":
-                self.outcomes.settle(port, "free", finding.notes)
+                self.outcomes.set_status(port, "free", finding.notes)
 
 
 def _listed(ports: Collection[Port]) -> str:

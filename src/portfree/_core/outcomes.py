@@ -39,7 +39,7 @@ class _Record:
         """What was done about it besides stopping its holders."""
         self.status: Status = "busy"
         self.rounds = 0
-        self.settled_at: float | None = None
+        self.status_since: float | None = None
         self.would_be_free = False
 
 
@@ -64,11 +64,11 @@ class Outcomes:
         known = self._record(port).notes
         known.extend(note for note in notes if note not in known)
 
-    def settle(self, port: Port, status: Status, notes: Iterable[Note] = ()) -> None:
+    def set_status(self, port: Port, status: Status, notes: Iterable[Note] = ()) -> None:
         """A port is free, or will stay busy whatever we do."""
         record = self._record(port)
         record.status = "freed" if status == "free" and record.holders else status
-        record.settled_at = self._system.now()
+        record.status_since = self._system.now()
         record.notes = list(notes)
 
     def still_held(self, ports: Iterable[Port]) -> None:
@@ -155,7 +155,7 @@ class Outcomes:
             ok=record.status != "busy" or would_do,
             holders=tuple(holders),
             notes=tuple(notes),
-            seconds=(now if record.settled_at is None else record.settled_at) - self._started,
+            seconds=(now if record.status_since is None else record.status_since) - self._started,
         )
 
     def _worded(self, said: _Said, port: Port) -> _Said:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from portfree._core.ports import parse_ports
-from portfree._core.settings import check
+from portfree._core.settings import check, closest
 from portfree.errors import PortfreeError, PortSpecError, shown
 from portfree.model import Port
 
@@ -110,13 +110,9 @@ def _checked(path: Path, table: dict[str, Any]) -> Table:
 
 
 def _unknown(key: str) -> str:
-    from difflib import get_close_matches
-
-    named = shown(key)
-    close = get_close_matches(key.lower().replace("_", "-"), KEYS, n=1)
-    if close:
-        return f"has no key {named}: did you mean {close[0]}?"
-    return f"has no key {named}: its keys are {', '.join(KEYS)}"
+    guess = closest(key, KEYS)
+    hint = f"did you mean {guess}?" if guess else f"its keys are {', '.join(KEYS)}"
+    return f"has no key {shown(key)}: {hint}"
 
 
 def _ports(value: object) -> tuple[Port, ...]:

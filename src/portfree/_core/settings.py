@@ -5,7 +5,7 @@ Every surface refuses the same values in the same words, and names a setting as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -104,12 +104,13 @@ def _one_of(choices: tuple[str, ...], value: object, name: str) -> str:
     for choice in choices:
         if value == choice:
             return choice
-    message = f"{name} is {shown(value)}: choose one of {', '.join(choices)}"
-    if isinstance(value, str):
-        # Imported here: difflib costs more than a whole call that finds its ports free.
-        from difflib import get_close_matches
+    guess = closest(value, choices) if isinstance(value, str) else ""
+    hint = f" (did you mean {guess}?)" if guess else ""
+    raise PortfreeError(f"{name} is {shown(value)}: choose one of {', '.join(choices)}{hint}")
 
-        close = get_close_matches(value.lower(), choices, n=1)
-        if close:
-            message += f" (did you mean {close[0]}?)"
-    raise PortfreeError(message)
+
+def closest(word: str, choices: Sequence[str]) -> str:
+    """The choice that was probably meant; empty if none looks like it."""
+    from difflib import get_close_matches  # 4 ms, for an error
+
+    return next(iter(get_close_matches(word.lower().replace("_", "-"), choices, n=1)), "")

@@ -17,6 +17,7 @@ from portfree import free_ports
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "uv|virtualenv"  # uv is ten times as fast
 # Whoever has one supported Python can work; with CI=true nox would want all of them.
 nox.options.error_on_missing_interpreters = False
 
@@ -26,9 +27,8 @@ PYTHONS = nox.project.python_versions(PROJECT)
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests, against the wheel as users get it; what follows ``--`` goes to pytest."""
-    session.install(*nox.project.dependency_groups(PROJECT, "tests"))
-    session.install(_wheel(session))
+    """The tests, against portfree as users get it; what follows ``--`` goes to pytest."""
+    session.install(*nox.project.dependency_groups(PROJECT, "tests"), ".")
     # One data file a session, also for the processes that tests start as other users.
     data = _empty_folder(session, "coverage")
     data.chmod(0o777)
@@ -64,7 +64,7 @@ HOSTS = {
 @nox.session(python=PYTHONS)
 def compat(session: nox.Session) -> None:
     """Old and new versions of pytest, tox, nox and the rest; of newer Pythons the newest ones."""
-    session.install(_wheel(session))
+    session.install(".")
     for tool, versions in HOSTS.items():
         for version in versions if session.python == PYTHONS[0] else versions[-1:]:
             session.install("--upgrade", *f"{tool}{version}".split())
@@ -74,8 +74,7 @@ def compat(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def stress(session: nox.Session) -> None:
     """The long version of the hardening tests, and a table of what they add up to."""
-    session.install(*nox.project.dependency_groups(PROJECT, "tests"))
-    session.install(_wheel(session))
+    session.install(*nox.project.dependency_groups(PROJECT, "tests"), ".")
     # A dockerd, or a folder of servers, is made once for each file.
     args = session.posargs or ["-n", "2", "--dist", "loadfile"]
     session.run("pytest", "--stress", "--timeout=1500", *args, "tests/stress")
@@ -101,22 +100,15 @@ def lint(session: nox.Session) -> None:
     session.run(*schema, "vendor.dependabot", ".github/dependabot.yml")
 
 
-@nox.session
+@nox.session(venv_backend="virtualenv")
 def bench(session: nox.Session) -> None:
     """How fast it is, beside what people use instead; ``-- --quick`` for a first impression."""
     session.install(*nox.project.dependency_groups(PROJECT, "bench"))
-    wheel = _wheel(session)
+    folder = _empty_folder(session, "wheel")
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    wheel = str(next(folder.glob("*.whl")))
     session.install(wheel)
     session.run("python", "-m", "benchmarks", "--wheel", wheel, *session.posargs)
-
-
-def _wheel(session: nox.Session) -> str:
-    folder = _empty_folder(session, "wheel")
-    session.run(
-        "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".", silent=True
-    )
-    (wheel,) = folder.glob("*.whl")
-    return str(wheel)
 
 
 def _empty_folder(session: nox.Session, name: str) -> Path:

@@ -14,14 +14,9 @@ import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import pytest
-
 from portfree._core.context import Moment, Phase
 from portfree._core.free import free
 from portfree._system.interface import (
-    CI_JOB_IDS,
-    MARKS,
-    XDIST_WORKER,
     Bind,
     Environment,
     Lock,
@@ -549,18 +544,6 @@ class _Call:
 
 def _nothing(*_: object) -> None:
     pass
-
-
-@pytest.fixture
-def system() -> FakeSystem:
-    return FakeSystem()
-
-
-@pytest.fixture
-def unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests run under pytest themselves, and maybe in a CI job: without marks, in neither."""
-    for name in (*MARKS, *CI_JOB_IDS, XDIST_WORKER, "SUDO_UID"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def call(

@@ -1,9 +1,67 @@
-"""What a report says became of a holder, as the text for people has it."""
+"""Sample reports, and what a report says became of a holder."""
 
 from __future__ import annotations
 
 from portfree._output.words import ending_words
-from portfree.model import HolderReport
+from portfree.model import (
+    Advice,
+    Ending,
+    HolderReport,
+    Origin,
+    Outcome,
+    Port,
+    Report,
+    Request,
+    Verdict,
+)
+
+NOW = 1_800_000_000.0
+HOUR = 3600.0
+
+STOPPED = HolderReport(
+    pid=4242,
+    name="python3",
+    command="python3 -m http.server 8000",
+    user="alice",
+    uid=1000,
+    started=NOW - 3 * HOUR,
+    cwd="/home/alice/shop",
+    launcher="",
+    test="tests/test_api.py::test_search (setup)",
+    addresses=("0.0.0.0",),
+    root=True,
+    verdict=Verdict("stop", "left-behind", "started in tests/test_api.py::test_search (setup)"),
+    ending=Ending("ended", ("SIGTERM",), 0.0123),
+    origin=Origin("mark", "ended", "pytest", "tests/test_api.py::test_search (setup)"),
+)
+KEPT = HolderReport(
+    pid=77,
+    name="node",
+    command="node server.js",
+    user="alice",
+    uid=1000,
+    started=NOW - 150,
+    cwd="/home/alice/shop/web",
+    launcher="zsh (pid 9) on pts/3",
+    test="",
+    addresses=("127.0.0.1", "::1"),
+    root=True,
+    verdict=Verdict(
+        "keep",
+        "attended",
+        "started by zsh (pid 9) on pts/3",
+        "stop it there, or: portfree 8001",
+        Advice("stop it there", "mine"),
+    ),
+)
+FREED = Outcome(Port(8000), "freed", holders=(STOPPED,), seconds=0.1234)
+BUSY = Outcome(Port(8001), "busy", ok=False, holders=(KEPT,), seconds=0.002)
+FREE = Outcome(Port(8002), "free")
+
+
+def report_of(*outcomes: Outcome, dry_run: bool = False) -> Report:
+    ports = tuple(outcome.port for outcome in outcomes)
+    return Report(Request(ports, scope="mine", dry_run=dry_run), outcomes, 0.125)
 
 
 def how(holder: HolderReport) -> str:

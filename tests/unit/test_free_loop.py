@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from helpers.fake_system import FakeSystem, call, only, system, unmarked
+from helpers.fake_system import FakeSystem, call, only
 from portfree import PortfreeError, PortsBusyError, PortSpecError, free_ports
 from portfree._core.free import free
 from portfree._output.console import tell
@@ -20,8 +20,6 @@ from portfree.model import Port, Report, Request
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-__all__ = ["system", "unmarked"]
 
 pytestmark = pytest.mark.usefixtures("project", "unmarked")
 

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.fake_system import LOOK, Actor, FakeSystem, call, entry, names, only, system, unmarked
+from helpers.fake_system import LOOK, Actor, FakeSystem, call, entry, names, only
 from helpers.reports import how
 from portfree._core.loop import Freeing
 from portfree.model import Port, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["system", "unmarked"]
 
 pytestmark = pytest.mark.usefixtures("project", "unmarked")
 

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.fake_system import LOOK, FakeSystem, call, entry, only, system, unmarked
+from helpers.fake_system import LOOK, FakeSystem, call, entry, only
 from helpers.reports import how, took
 from portfree._core.outcomes import Outcomes
 from portfree.model import Note, Port, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["system", "unmarked"]
 
 pytestmark = pytest.mark.usefixtures("project", "unmarked")
 

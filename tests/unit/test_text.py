@@ -10,67 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.reports import BUSY, FREE, FREED, KEPT, NOW, STOPPED, report_of
 from helpers.schema import check
-from portfree import HolderReport, Note, Outcome, Port, Report, Verdict
+from portfree import HolderReport, Note, Outcome, Port, Verdict
 from portfree._output.json import as_json
 from portfree._output.text import as_text
 from portfree._output.words import summary
-from portfree.model import Advice, Ending, Origin, Request
+from portfree.model import Ending
 
 if TYPE_CHECKING:
-    from portfree.model import Ending, Protocol
-
-NOW = 1_800_000_000.0
-HOUR = 3600.0
-
-STOPPED = HolderReport(
-    pid=4242,
-    name="python3",
-    command="python3 -m http.server 8000",
-    user="alice",
-    uid=1000,
-    started=NOW - 3 * HOUR,
-    cwd="/home/alice/shop",
-    launcher="",
-    test="tests/test_api.py::test_search (setup)",
-    addresses=("0.0.0.0",),
-    root=True,
-    verdict=Verdict("stop", "left-behind", "started in tests/test_api.py::test_search (setup)"),
-    ending=Ending("ended", ("SIGTERM",), 0.0123),
-    origin=Origin("mark", "ended", "pytest", "tests/test_api.py::test_search (setup)"),
-)
-KEPT = HolderReport(
-    pid=77,
-    name="node",
-    command="node server.js",
-    user="alice",
-    uid=1000,
-    started=NOW - 150,
-    cwd="/home/alice/shop/web",
-    launcher="zsh (pid 9) on pts/3",
-    test="",
-    addresses=("127.0.0.1", "::1"),
-    root=True,
-    verdict=Verdict(
-        "keep",
-        "attended",
-        "started by zsh (pid 9) on pts/3",
-        "stop it there, or: portfree 8001",
-        Advice("stop it there", "mine"),
-    ),
-)
-FREED = Outcome(Port(8000), "freed", holders=(STOPPED,), seconds=0.1234)
-BUSY = Outcome(Port(8001), "busy", ok=False, holders=(KEPT,), seconds=0.002)
-FREE = Outcome(Port(8002), "free")
-
-
-def _report(*outcomes: Outcome, dry_run: bool = False) -> Report:
-    ports = tuple(outcome.port for outcome in outcomes)
-    return Report(Request(ports, scope="mine", dry_run=dry_run), outcomes, 0.125)
+    from portfree.model import Protocol
 
 
 def _text(*outcomes: Outcome, dry_run: bool = False, color: bool = False) -> str:
-    report = _report(*outcomes, dry_run=dry_run)
+    report = report_of(*outcomes, dry_run=dry_run)
     return as_text(report, color=color, home="/home/alice", now=NOW)
 
 
@@ -297,13 +250,13 @@ def test_times_are_said_in_milliseconds_or_seconds(seconds: float, said: str) ->
     ],
 )
 def test_the_home_directory_is_a_tilde(cwd: str, home: str | None, place: str) -> None:
-    text = as_text(_report(_with(KEPT._replace(cwd=cwd))), home=home, now=NOW)
+    text = as_text(report_of(_with(KEPT._replace(cwd=cwd))), home=home, now=NOW)
 
     assert f"old, in {place}\n" in text
 
 
 def test_ages_are_reckoned_from_now() -> None:
-    assert " days old, in" in as_text(_report(_with(KEPT._replace(started=0.0))))
+    assert " days old, in" in as_text(report_of(_with(KEPT._replace(started=0.0))))
 
 
 def test_color_is_in_the_labels_alone_and_only_if_asked_for() -> None:
@@ -332,8 +285,8 @@ def test_no_text_of_a_process_can_break_a_line_or_move_the_cursor(text: str, col
     for line in [*plain.split("\n"), summary(outcome)]:
         assert re.sub(r"\s", "", line).isprintable()
         assert len(line.splitlines()) == 1
-    assert as_json(_report(outcome)).isascii()
-    for value in check(as_json(_report(outcome)))["outcomes"][0]["holders"][0].values():
+    assert as_json(report_of(outcome)).isascii()
+    for value in check(as_json(report_of(outcome)))["outcomes"][0]["holders"][0].values():
         assert "\x1b" not in str(value)
 
 
@@ -417,138 +370,6 @@ def test_a_log_gets_one_plain_line(outcome: Outcome, line: str) -> None:
     assert summary(outcome) == line
 
 
-# --- JSON ----------------------------------------------------------------------------------------
-
-
-def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
-    note = Note("fading", "3 connections fading")
-    report = _report(FREED, BUSY, FREE._replace(notes=(note,)))
-
-    assert check(as_json(report)) == {
-        "version": 1,
-        "ok": False,
-        "seconds": 0.125,
-        "request": {
-            "ports": ["8000/tcp", "8001/tcp", "8002/tcp"],
-            "scope": "mine",
-            "grace": 3.0,
-            "wait": 0.0,
-            "on_busy": "warn",
-            "dry_run": False,
-            "leaks": "warn",
-        },
-        "outcomes": [
-            {
-                "port": 8000,
-                "protocol": "tcp",
-                "status": "freed",
-                "ok": True,
-                "seconds": 0.1234,
-                "holders": [
-                    {
-                        "pid": 4242,
-                        "name": "python3",
-                        "command": "python3 -m http.server 8000",
-                        "user": "alice",
-                        "uid": 1000,
-                        "started": "2027-01-15T05:00:00Z",
-                        "started_epoch": NOW - 3 * HOUR,
-                        "cwd": "/home/alice/shop",
-                        "launcher": None,
-                        "test": "tests/test_api.py::test_search (setup)",
-                        "step": None,
-                        "origin": {
-                            "evidence": "mark",
-                            "state": "ended",
-                            "run": "pytest",
-                            "test": "tests/test_api.py::test_search (setup)",
-                        },
-                        "addresses": ["0.0.0.0"],
-                        "root": True,
-                        "verdict": {
-                            "action": "stop",
-                            "rule": "left-behind",
-                            "reason": "started in tests/test_api.py::test_search (setup)",
-                            "instead": None,
-                            "advice": None,
-                        },
-                        "ending": {
-                            "how": "ended",
-                            "signals": ["SIGTERM"],
-                            "seconds": 0.0123,
-                            "error": None,
-                        },
-                    }
-                ],
-                "notes": [],
-            },
-            {
-                "port": 8001,
-                "protocol": "tcp",
-                "status": "busy",
-                "ok": False,
-                "seconds": 0.002,
-                "holders": [
-                    {
-                        "pid": 77,
-                        "name": "node",
-                        "command": "node server.js",
-                        "user": "alice",
-                        "uid": 1000,
-                        "started": "2027-01-15T07:57:30Z",
-                        "started_epoch": NOW - 150,
-                        "cwd": "/home/alice/shop/web",
-                        "launcher": "zsh (pid 9) on pts/3",
-                        "test": None,
-                        "step": None,
-                        "origin": None,
-                        "addresses": ["127.0.0.1", "::1"],
-                        "root": True,
-                        "verdict": {
-                            "action": "keep",
-                            "rule": "attended",
-                            "reason": "started by zsh (pid 9) on pts/3",
-                            "instead": "stop it there, or: portfree 8001",
-                            "advice": {"wait": False, "scope": "mine", "privileged": False},
-                        },
-                        "ending": None,
-                    }
-                ],
-                "notes": [],
-            },
-            {
-                "port": 8002,
-                "protocol": "tcp",
-                "status": "free",
-                "ok": True,
-                "seconds": 0.0,
-                "holders": [],
-                "notes": [
-                    {
-                        "kind": "fading",
-                        "text": "3 connections fading",
-                        "instead": None,
-                        "advice": None,
-                        "ending": None,
-                    }
-                ],
-            },
-        ],
-    }
-
-
-def test_what_is_not_known_is_null() -> None:
-    outcome = _with(KEPT._replace(started=None, cwd=None, uid=None, user=""))
-
-    (holder,) = check(as_json(_report(outcome)))["outcomes"][0]["holders"]
-
-    unknown = {key for key, value in holder.items() if value is None}
-    assert unknown == {
-        *("started", "started_epoch", "cwd", "uid", "user", "test", "step", "origin"),
-        "ending",
-    }
-
-
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
@@ -565,7 +386,7 @@ def test_a_program_is_shown_without_its_folder(command: str, shown: str) -> None
     freed = FREED._replace(holders=(STOPPED._replace(command=command),))
     assert f"stopped {shown} (pid " in summary(freed)
     assert f"stopped {shown} (pid " in _text(freed)
-    assert check(as_json(_report(freed)))["outcomes"][0]["holders"][0]["command"] == command
+    assert check(as_json(report_of(freed)))["outcomes"][0]["holders"][0]["command"] == command
 
 
 def test_a_port_that_a_live_run_gave_up_was_not_kept() -> None:

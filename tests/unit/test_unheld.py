@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.fake_system import FakeSystem, call, only, system, unmarked
+from helpers.fake_system import FakeSystem, call, only
 from portfree._core.unheld import unheld
 from portfree.model import Note, Port
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from portfree.model import Outcome
-
-__all__ = ["system", "unmarked"]
 
 pytestmark = pytest.mark.usefixtures("project", "unmarked")
 

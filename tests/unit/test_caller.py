@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import sys
 from typing import TYPE_CHECKING
 
@@ -130,12 +129,13 @@ def test_a_home_directory_is_no_project(tmp_path: Path, monkeypatch: pytest.Monk
 def test_it_is_none_either_where_home_names_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
+    pwd = pytest.importorskip("pwd")
     home = tmp_path / "home"
     (home / "shop").mkdir(parents=True)
     (home / ".git").mkdir()
     uid = os.getuid() if of == "us" else 54_321
 
-    def entry_of(asked: int) -> pwd.struct_passwd:
+    def entry_of(asked: int) -> object:
         if asked != uid:
             raise KeyError(asked)
         return pwd.struct_passwd(("me", "x", uid, uid, "", str(home), "/bin/sh"))
@@ -157,7 +157,9 @@ def test_windows_has_no_list_of_users(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_without_any_home_there_is_still_a_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nobody(asked: int) -> pwd.struct_passwd:
+    pwd = pytest.importorskip("pwd")
+
+    def nobody(asked: int) -> object:
         raise KeyError(asked)
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)

@@ -115,8 +115,8 @@ def free(
 
         # Loaded only now: a call that finds every port free takes microseconds.
         from portfree._core import free as rounds
+        from portfree._core.judge import judge_all, with_origin
         from portfree._core.outcomes import Ledger
-        from portfree._core.rules import judge_all, with_origin
         from portfree._core.stop import longest, stop
         from portfree._core.survey import context_for, survey, with_users
         from portfree._system import current

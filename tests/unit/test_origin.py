@@ -41,6 +41,7 @@ from helpers.builders import (
 from portfree._core.advice import Advice
 from portfree._core.ancestry import Holder, SessionFolder, is_copy
 from portfree._core.context import Context, Neighbour, Phase
+from portfree._core.judge import judge, with_origin
 from portfree._core.origin import (
     EVIDENCE,
     Evidence,
@@ -61,7 +62,6 @@ from portfree._core.origin import (
     unreadable,
 )
 from portfree._core.ports import Port
-from portfree._core.rules import judge, with_origin
 from portfree._system.interface import CI_JOB_IDS, MARKS, Environment, Lock, Process
 from portfree.model import SCOPES, Scope
 

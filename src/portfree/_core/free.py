@@ -12,9 +12,10 @@ from contextlib import suppress
 from portfree._core import programs, unheld
 from portfree._core.ancestry import Holder, named, roots, same, supervisors
 from portfree._core.context import Context
+from portfree._core.judge import veto
 from portfree._core.outcomes import Ledger
 from portfree._core.ports import Port
-from portfree._core.rules import Supervisor, judge_supervisor, veto
+from portfree._core.restarts import Supervisor, judge_supervisor
 from portfree._core.stop import Target
 from portfree._core.survey import Survey
 from portfree._system.interface import Pin, Process, System

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import NamedTuple
 
-from portfree._core import programs, redact, run_id
+from portfree._core import programs, redact
 from portfree._core.advice import Advice
-from portfree._core.ancestry import Holder, launcher, leader, named, roots, same
+from portfree._core.ancestry import Holder, launcher, named
 from portfree._core.context import Context
 from portfree._core.origin import (
     Origin,
@@ -23,7 +22,6 @@ from portfree._core.origin import (
     foreign_runs,
     is_siblings,
     may_be_for_this_run,
-    origin_of,
 )
 from portfree._core.ports import argument
 from portfree.model import Verdict
@@ -31,106 +29,10 @@ from portfree.model import Verdict
 _CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
 
 
-class Supervisor(NamedTuple):
-    """Who starts a holder again as soon as it is stopped, and the verdict on it."""
-
-    holder: Holder
-    verdict: Verdict
-
-
-def judge(holder: Holder, context: Context) -> Verdict:
-    """The verdict on one holder."""
-    holder = with_origin(holder, context)
-    return next(verdict for rule in RULES if (verdict := rule(holder, context)))
-
-
-def with_origin(holder: Holder, context: Context) -> Holder:
-    """The holder, and where it was born."""
-    return holder._replace(origin=origin_of(holder, context))
-
-
-def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]:
-    """The verdict on each of the holders, by pid.
-
-    Root holders are judged, and everybody who shares their sockets takes their verdict: if one of
-    those who share is kept, all of them are, for a signal to one can break the others.
-    """
-    verdicts: dict[int, Verdict] = {}
-    for group in _groups(holders):
-        # Ancestors that form a circle leave no root; then each is judged.
-        judged = {holder.pid: judge(holder, context) for holder in roots(group) or group}
-        for holder in group:
-            if holder.pid not in judged and (verdict := veto(holder, group, context)):
-                judged[holder.pid] = verdict
-        keeper = next((holder for holder in group if _kept(judged.get(holder.pid))), None)
-        deciding = keeper or next(holder for holder in group if holder.pid in judged)
-        for holder in group:
-            own = judged.get(holder.pid)
-            if own is not None and (keeper is None or _kept(own)):
-                verdicts[holder.pid] = own
-            else:
-                verdicts[holder.pid] = _as_for(deciding, judged[deciding.pid], holder)
-    return verdicts
-
-
-def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict | None:
-    """What keeps a holder even where one of those *above* it may be stopped; None if nothing."""
-    for rule in (_self, _container, _protected):
-        if verdict := rule(holder, context):
-            return verdict
-    # Such a server has started a test run, which has started this one.
-    origin = origin_of(holder, context)
-    if origin and origin.runner in holder.lineage and not origin.ours:
-        tops = {other.pid for other in above}
-        beyond = holder.lineage[holder.lineage.index(origin.runner) + 1 :]
-        if any(process.pid in tops for process in beyond):
-            return _live_run(holder._replace(origin=origin), context)
-    return None
-
-
-def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Supervisor | None:
-    """Who started a holder again after the *old* ones were stopped, and may it be stopped itself.
-
-    The supervisor is the live parent that old and new share, be there a wrapper between. It holds
-    nothing, so that somebody asked for the port is no reason to stop it: it takes a proof that it
-    was left there (rules `own-run`, `left-behind`, `orphan`).
-    """
-    for at, parent in enumerate(new.lineage):
-        if any(same(parent, other) for holder in old for other in holder.lineage):
-            adopts = programs.is_listed_reaper(parent) or programs.runs_commands(parent)
-            if parent.pid == 1 or adopts:
-                return None
-            above = _supervisor_as_holder(new, at)
-            verdict = judge(above, context)
-            if verdict.rule not in ("own-run", "left-behind", "orphan") or verdict.action == "keep":
-                rule = "attended" if verdict.action == "stop" else verdict.rule
-                name = named(parent)
-                verdict = Verdict("keep", rule, f"started again by {name}", f"stop that: {name}")
-            return Supervisor(above, verdict)
-        if not programs.is_wrapper(parent):
-            return None
-    return None
-
-
-def _supervisor_as_holder(new: Holder, at: int) -> Holder:
-    """The ancestor of a holder, at this place in its lineage, as if it held the port."""
-    parent = new.lineage[at]
-    above = new._replace(
-        process=parent, sockets=frozenset(), lineage=new.lineage[at + 1 :], pinned=True
-    )
-    # Only of its child's runs it was asked whether they live.
-    unasked = set(_runs(above)).difference(_runs(new))
-    return above._replace(live_runs=new.live_runs | unasked)
-
-
-def _runs(holder: Holder) -> tuple[str, ...]:
-    return run_id.elements(holder.mark(run_id.RUN_ID))
-
-
 # The rules, in order. Each gives its verdict, or None where it has nothing to say.
 
 
-def _self(holder: Holder, context: Context) -> Verdict | None:
+def self_(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
     who = f"{programs.program(process) or '?'}, pid {process.pid}"
     # By the pid alone: those are alive, so that nobody else can have their pids.
@@ -146,12 +48,12 @@ def _self(holder: Holder, context: Context) -> Verdict | None:
     else:
         return None
     # An ancestor may be one that has better advice: systemd, sshd, an editor.
-    protected = _protected(holder, context)
+    better = protected(holder, context)
     instead = "close it where it was opened, or give the tests another port"
-    return Verdict("keep", "self", reason, protected.instead if protected else instead)
+    return Verdict("keep", "self", reason, better.instead if better else instead)
 
 
-def _own_run(holder: Holder, context: Context) -> Verdict | None:
+def own_run(holder: Holder, context: Context) -> Verdict | None:
     if programs.is_container_engine(holder.process):
         return None  # podman's descend from who called it, and end with their container
     origin = holder.origin
@@ -188,12 +90,12 @@ def _may_stay(holder: Holder, context: Context) -> bool:
     return context.scope == "orphans" and bool(asks_to_stay(holder, context))
 
 
-def _container(holder: Holder, context: Context) -> Verdict | None:
+def container(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
     engine = "podman" if any(map(programs.is_podman, holder.upward())) else "docker"
     publishes = programs.is_container_engine(process)
-    container = _other_container(holder, context)
-    if holder.engine and (publishes or container):
+    other = _other_container(holder, context)
+    if holder.engine and (publishes or other):
         tie = "published by" if publishes else "runs in"
         stop = f"{engine} stop {shlex.quote(holder.engine.split()[0])}"
         return Verdict("keep", "container", f"{tie} container {holder.engine}", stop)
@@ -215,15 +117,15 @@ def _container(holder: Holder, context: Context) -> Verdict | None:
             f"{named(process)} publishes the port for a container",
             f"{find}, then: {engine} stop NAME",
         )
-    if container:
+    if other:
         return Verdict(
             "keep",
             "container",
-            f"runs in another container ({_short(container)})",
+            f"runs in another container ({_short(other)})",
             "stop that container"
             + (
-                f": docker stop {_short(container)}, or the same with podman"
-                if _CONTAINER_ID.fullmatch(container)
+                f": docker stop {_short(other)}, or the same with podman"
+                if _CONTAINER_ID.fullmatch(other)
                 else ""
             ),
         )
@@ -256,7 +158,7 @@ def _short(container: str) -> str:
     return container[:12] if _CONTAINER_ID.fullmatch(container) else container
 
 
-def _protected(holder: Holder, context: Context) -> Verdict | None:
+def protected(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
     numbers = {port.number for port in holder.ports}
     if context.platform == "win32" and process.pid <= 4:
@@ -286,7 +188,7 @@ def _protected(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("keep", "protected", f"{named(process)}: {what}", instead)
 
 
-def _unknown(holder: Holder, context: Context) -> Verdict | None:
+def unknown(holder: Holder, context: Context) -> Verdict | None:
     missing = _unread(holder, context)
     known = holder.pinned and holder.process.owner is not None
     if not missing or (known and not _in_reach(holder, context)):
@@ -311,7 +213,7 @@ def _unread(holder: Holder, context: Context) -> str:
     return ""
 
 
-def _other_user(holder: Holder, context: Context) -> Verdict | None:
+def other_user(holder: Holder, context: Context) -> Verdict | None:
     if _in_reach(holder, context):
         return None
     who = holder.user or str(holder.process.owner)
@@ -326,7 +228,7 @@ def _in_reach(holder: Holder, context: Context) -> bool:
     return context.owns(holder) or (context.scope == "any" and context.privileged)
 
 
-def _live_run(holder: Holder, context: Context) -> Verdict | None:
+def live_run(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
     if origin is None or origin.state != "live" or origin.ours:
         return None
@@ -348,7 +250,7 @@ def _in_use(origin: Origin, holder: Holder, context: Context) -> Verdict:
     return Verdict("keep", "live-run", reason, advice=Advice())
 
 
-def _left_behind(holder: Holder, context: Context) -> Verdict | None:
+def left_behind(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
     if origin is None or origin.state != "ended" or _may_stay(holder, context):
         return None
@@ -357,7 +259,7 @@ def _left_behind(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("stop", "left-behind", origin.why)
 
 
-def _service(holder: Holder, context: Context) -> Verdict | None:
+def service(holder: Holder, context: Context) -> Verdict | None:
     return _managed(holder, context) or _unit(holder, context)
 
 
@@ -400,7 +302,7 @@ def _unit(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("keep", "service", f"it is the service {unit}", stop)
 
 
-def _orphan(holder: Holder, context: Context) -> Verdict | None:
+def orphan(holder: Holder, context: Context) -> Verdict | None:
     if not _in_project(holder, context) or launcher(holder) is not None:
         return None
     if programs.is_multiplexer(holder.process) or programs.is_forwarder(holder.process):
@@ -435,7 +337,7 @@ def _in_project(holder: Holder, context: Context) -> bool:
     return holder.repository is None or place.is_relative_to(holder.repository)
 
 
-def _mine(holder: Holder, context: Context) -> Verdict | None:
+def mine(holder: Holder, context: Context) -> Verdict | None:
     if context.scope == "orphans" or programs.is_interactive_ssh(holder.process):
         return None
     starter = launcher(holder)
@@ -447,7 +349,7 @@ def _mine(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("stop", "mine", f"{by}, and scope {context.scope} takes it in")
 
 
-def _attended(holder: Holder, context: Context) -> Verdict:
+def attended(holder: Holder, context: Context) -> Verdict:
     why, process = _why_kept(holder, context), holder.process
     if programs.is_interactive_ssh(process):
         stop = "end that session, or give the tests another port"
@@ -500,51 +402,16 @@ def _why_kept(holder: Holder, context: Context) -> str:
 
 
 RULES: tuple[Callable[[Holder, Context], Verdict | None], ...] = (
-    _self,
-    _own_run,
-    _container,
-    _protected,
-    _unknown,
-    _other_user,
-    _live_run,
-    _left_behind,
-    _service,
-    _orphan,
-    _mine,
-    _attended,
+    self_,
+    own_run,
+    container,
+    protected,
+    unknown,
+    other_user,
+    live_run,
+    left_behind,
+    service,
+    orphan,
+    mine,
+    attended,
 )
-
-
-def _kept(verdict: Verdict | None) -> bool:
-    return verdict is not None and verdict.action == "keep"
-
-
-def _as_for(deciding: Holder, verdict: Verdict, holder: Holder) -> Verdict:
-    ids = {socket.id for socket in deciding.sockets}
-    shares = any(socket.id in ids for socket in holder.sockets)
-    tie = "shares the socket of" if shares else "belongs to the same server as"
-    return verdict._replace(reason=f"{tie} {named(deciding.process)}: {verdict.reason}")
-
-
-def _groups(holders: Iterable[Holder]) -> list[list[Holder]]:
-    """The holders, sorted into groups that stand or fall together: they share a socket, or one is
-    the other's ancestor on the same port.
-    """
-    everybody = list(holders)
-    groups: list[list[Holder]] = []
-    for holder in everybody:
-        ties = {socket.id for socket in holder.sockets}
-        leaders = {found.pid for port in holder.ports if (found := leader(holder, everybody, port))}
-        tied = [
-            group
-            for group in groups
-            if any(
-                other.pid in leaders
-                or ties & {socket.id for socket in other.sockets}
-                or (any(p.pid == holder.pid for p in other.lineage) and other.ports & holder.ports)
-                for other in group
-            )
-        ]
-        groups = [group for group in groups if group not in tied]
-        groups.append([*(other for group in tied for other in group), holder])
-    return groups

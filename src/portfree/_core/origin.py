@@ -31,7 +31,14 @@ from portfree._core.ancestry import (
     was_left,
 )
 from portfree._core.context import Context, Neighbour
-from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER, Process
+from portfree._core.neighbours import (
+    is_alone,
+    is_runner,
+    may_be_original,
+    may_have_started,
+    other_job,
+)
+from portfree._system.interface import MARKS, XDIST_WORKER, Process
 
 Evidence = Literal["descent", "id", "mark", "copy", "folder", "arrival", "unreadable"]
 State = Literal["live", "ended", "unknown"]
@@ -145,7 +152,7 @@ def descent(holder: Holder, context: Context) -> Origin | None:
     chain = list(holder.upward())
     below = chain[: chain.index(runner)]
     beside = programs.is_ci_agent(runner) and below and not any(map(context.is_ours, below))
-    if beside and not _other_job(holder, context):
+    if beside and not other_job(holder, context):
         return Origin("descent", "live", "another step of this CI job, which goes on")
     return None
 
@@ -158,7 +165,7 @@ def id_(holder: Holder, context: Context) -> Origin | None:
     foreign = foreign_runs(holder, context)
     for element in foreign:
         if element in holder.live_runs and element != context.ending:
-            runner = next(filter(_is_runner, holder.lineage), None)
+            runner = next(filter(is_runner, holder.lineage), None)
             if runner:
                 return _in_use("id", runner, _above(holder, runner))._replace(id=element)
             return Origin("id", "live", f"another run (pid {element.split('.')[0]})", element)
@@ -176,7 +183,7 @@ def mark(holder: Holder, context: Context) -> Origin | None:
     """Another mark: of a test runner or a CI job."""
     if surrounding := _surrounding(holder, context):
         return surrounding
-    if job := _other_job(holder, context):
+    if job := other_job(holder, context):
         return Origin("mark", "live", f"another CI job ({job})")
     told = bool(foreign_runs(holder, context))  # the id says which run, and that it has ended
     born = any(map(holder.mark, _OF_RUNNERS))
@@ -208,10 +215,10 @@ def copy(holder: Holder, context: Context) -> Origin | None:
     if at is None:
         return _copy_of_a_script(holder, context)
     for near in context.neighbours:
-        if _may_be_original(near, holder, chain[at]):
+        if may_be_original(near, holder, chain[at]):
             return _in_use("copy", near.process, near.lineage)
     for process in context.ours:
-        if _may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
+        if may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
             if left_at(holder, at) or holder.descends_from(context.caller):
                 return _our_own("copy", process, context)
             return Origin("copy", "live", named(process), runner=process)
@@ -283,7 +290,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and launcher(holder) is None
         and process.control_group == context.caller.control_group
         # Other tests of a runner around us may be at work meanwhile.
-        and not any(map(_is_runner, context.lineage))
+        and not any(map(is_runner, context.lineage))
     )
     if not came_up or _by_neighbours("arrival", holder, context):
         return None
@@ -343,17 +350,11 @@ def needs_neighbours(holder: Holder) -> bool:
     )
 
 
-def _is_runner(process: Process) -> bool:
-    return (programs.is_test_runner(process) or programs.is_ci_agent(process)) and not is_copy(
-        process
-    )
-
-
 def _runner(holder: Holder) -> Process | None:
     """The nearest live test runner or CI agent, be it the holder itself."""
     # A server that is merely called like a test runner, or was one, is not in use by itself.
     alone = programs.serves(holder.process) and launcher(holder) is None
-    return next(filter(_is_runner, holder.lineage if alone else holder.upward()), None)
+    return next(filter(is_runner, holder.lineage if alone else holder.upward()), None)
 
 
 def _surrounding(holder: Holder, context: Context) -> Origin | None:
@@ -398,125 +399,6 @@ def _locked(holder: Holder, context: Context) -> Origin | None:
     return found if found and found.state == "live" else None
 
 
-def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
-    """The live run of an unrelated test runner that may have started an adopted holder."""
-    # A runner that is the first process of a container adopts what other runners have started.
-    above = _runner(holder)
-    if above is not None and above.pid != 1 and not programs.runs_commands(above):
-        return None
-    for near in context.neighbours:
-        # What a `portfree run` starts carries its id, if it has any mark at all.
-        gives_id = evidence == "mark" and programs.runs_commands(near.process)
-        if _may_have_started(near, holder) and not gives_id:
-            return _in_use(evidence, near.process, near.lineage)
-    return None
-
-
-def _may_have_started(near: Neighbour, holder: Holder) -> bool:
-    """False must mean that this process has certainly not started the holder."""
-    return (
-        programs.is_test_runner(near.process)
-        and not is_copy(near.process)
-        and not (programs.serves(near.process) and _is_alone(near.process, near.lineage))
-        and near.process.pid != holder.pid
-        and near.process.start <= holder.process.start
-        and _may_be_of(near.process, holder.process)
-        # A server that has gone to / or to a temporary directory does not tell its project.
-        and _may_share_a_project(holder, near)
-    )
-
-
-def _inside(element: str, holder: Holder, context: Context) -> Origin | None:
-    """The live test runner that an ended run has started: it gives its own servers that run's id,
-    if none of its own.
-    """
-    for near in context.neighbours:
-        # A worker of pytest-xdist may have overwritten its environment with a title.
-        told = (
-            process.marks.get(run_id.RUN_ID, "")
-            for process in (near.process, *near.lineage)
-            if process.environment == "read"
-            and process.complete
-            and process.pid != 1
-            and not programs.is_listed_reaper(process)
-        )
-        # Nobody but root reads the environments of root's processes: they are not suspected.
-        hides = near.process.owner == holder.process.owner
-        id_ = next(told, element if hides else "")
-        if element in run_id.elements(id_) and _may_have_started(near, holder):
-            return _in_use("id", near.process, near.lineage)
-    return None
-
-
-def _may_share_a_project(holder: Holder, near: Neighbour) -> bool:
-    """Whether they may work in the same project: without a repository, a package below a folder
-    with a pyproject.toml may have one of its own.
-    """
-    theirs, its = near.project, holder.project
-    # Nobody but root sees where root's processes work, and those of containers are mostly root's.
-    hides = near.process.cwd is None and near.process.owner == holder.process.owner
-    if its is None or its == theirs or hides:
-        return True
-    if theirs is None or holder.repository is not None:
-        return False
-    return PurePath(its).is_relative_to(theirs) or PurePath(theirs).is_relative_to(its)
-
-
-def _may_be_of(runner: Process, child: Process) -> bool:
-    """Whether a process of the one's user may have started one of the other's: root may start
-    anybody's.
-    """
-    root = 0 in (runner.owner, child.owner)  # and by sudo, anybody root's
-    return root or None in (runner.owner, child.owner) or runner.owner == child.owner
-
-
-def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
-    """False must mean that the one was certainly not forked from the other."""
-    original = near.process
-    return (
-        original.forked is not True
-        and _may_have_had_its_command_line(original, forked)
-        and _may_have_had_its_environment(original, forked)
-        and original.start <= forked.start
-        and _may_be_of(original, forked)
-        # Where an ancestor works is not asked, and what it has started may have gone elsewhere.
-        and (forked.pid != holder.pid or _may_share_a_project(holder, near))
-        and not (programs.serves(original) and _is_alone(original, near.lineage))
-        and not _in_another_session(original, holder, forked)
-    )
-
-
-def _may_have_had_its_command_line(original: Process, forked: Process) -> bool:
-    if original.argv == forked.argv:
-        return True
-    # A program that gives itself a title may have changed that since.
-    if len(original.argv) != 1 or " " not in original.argv[0]:
-        return False
-    if programs.is_xdist_worker(original):
-        return programs.is_xdist_worker(forked)
-    return programs.is_test_runner(original) and is_copy(forked)
-
-
-def _may_have_had_its_environment(original: Process, forked: Process) -> bool:
-    told = all(p.environment == "read" and p.complete for p in (original, forked))
-    return not told or original.marks == forked.marks
-
-
-def _in_another_session(original: Process, holder: Holder, forked: Process) -> bool:
-    """Whether the copy lives in a session that neither it nor any other copy has made: then it has
-    inherited that, and whoever lives in another one is not its original.
-    """
-    leader = holder.leader
-    return (
-        leader is not None
-        and leader.pid == forked.session
-        and leader.forked is False
-        and leader.argv != forked.argv
-        and original.session is not None
-        and original.session != forked.session
-    )
-
-
 def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
     """The same for a program on no list (``python run_tests.py``), if somebody looks after it."""
     process = holder.process
@@ -527,8 +409,8 @@ def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
     if programs.is_interactive_shell(process) or context.scope != "orphans":
         return None
     for near in context.neighbours:
-        looked_after = not _is_alone(near.process, near.lineage)
-        if looked_after and _may_be_original(near, holder, process):
+        looked_after = not is_alone(near.process, near.lineage)
+        if looked_after and may_be_original(near, holder, process):
             return _in_use("copy", near.process, near.lineage)
     return None
 
@@ -592,32 +474,6 @@ def _in_same_group(holder: Holder, context: Context) -> bool:
     return theirs is None or ours is None or theirs == ours
 
 
-def _other_job(holder: Holder, context: Context) -> str:
-    """The CI job, another one than ours, that it was born in, if that may be going on."""
-    for variable in CI_JOB_IDS:
-        job = holder.mark(variable)
-        if job and job != context.jobs.get(variable) and _may_live(variable, job, context):
-            return f"{variable} {job}"
-    return ""
-
-
-def _may_live(variable: str, job: str, context: Context) -> bool:
-    """Whether a CI job may be going on.
-
-    False must mean that it has ended: nobody who descends from a CI agent carries its id, and no
-    agent is at work but those that we descend from ourselves.
-    """
-    return any(
-        (_is_agent(near.process) and not programs.is_idle_agent(near.process))
-        or (near.process.marks.get(variable) == job and any(map(_is_agent, near.lineage)))
-        for near in context.neighbours
-    )
-
-
-def _is_agent(process: Process) -> bool:
-    return programs.is_ci_agent(process) and not is_copy(process)
-
-
 def _is_seated(holder: Holder) -> bool:
     """Whether somebody sits at a terminal above it, of which it descends: then nobody else has
     started it.
@@ -646,14 +502,8 @@ def _our_own(evidence: Evidence, runner: Process, context: Context) -> Origin | 
 
 
 def _in_use(evidence: Evidence, runner: Process, lineage: tuple[Process, ...]) -> Origin:
-    alone = _is_alone(runner, lineage)
+    alone = is_alone(runner, lineage)
     return Origin(evidence, "live", named(runner), runner=runner, alone=alone)
-
-
-def _is_alone(process: Process, lineage: tuple[Process, ...]) -> bool:
-    """Whether nobody looks after a process any more."""
-    known = bool(lineage) or process.ppid is None
-    return known and launcher(Holder(process, lineage=lineage)) is None
 
 
 def _above(holder: Holder, process: Process) -> tuple[Process, ...]:
@@ -672,3 +522,39 @@ def _ended_run(element: str) -> str:
 def _runner_of(marks: Sequence[str]) -> str:
     kinds = {"NOX": "nox", "TOX": "tox", "NEXTEST": "cargo-nextest"}
     return kinds.get(marks[-1].split("_")[0], "pytest")
+
+
+def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
+    """The live run of an unrelated test runner that may have started an adopted holder."""
+    # A runner that is the first process of a container adopts what other runners have started.
+    above = _runner(holder)
+    if above is not None and above.pid != 1 and not programs.runs_commands(above):
+        return None
+    for near in context.neighbours:
+        # What a `portfree run` starts carries its id, if it has any mark at all.
+        gives_id = evidence == "mark" and programs.runs_commands(near.process)
+        if may_have_started(near, holder) and not gives_id:
+            return _in_use(evidence, near.process, near.lineage)
+    return None
+
+
+def _inside(element: str, holder: Holder, context: Context) -> Origin | None:
+    """The live test runner that an ended run has started: it gives its own servers that run's id,
+    if none of its own.
+    """
+    for near in context.neighbours:
+        # A worker of pytest-xdist may have overwritten its environment with a title.
+        told = (
+            process.marks.get(run_id.RUN_ID, "")
+            for process in (near.process, *near.lineage)
+            if process.environment == "read"
+            and process.complete
+            and process.pid != 1
+            and not programs.is_listed_reaper(process)
+        )
+        # Nobody but root reads the environments of root's processes: they are not suspected.
+        hides = near.process.owner == holder.process.owner
+        id_ = next(told, element if hides else "")
+        if element in run_id.elements(id_) and may_have_started(near, holder):
+            return _in_use("id", near.process, near.lineage)
+    return None

@@ -42,21 +42,18 @@ from portfree._core.advice import Advice
 from portfree._core.ancestry import Holder, SessionFolder, is_copy
 from portfree._core.context import Context, Neighbour, Phase
 from portfree._core.judge import judge, with_origin
+from portfree._core.marks import asks_to_stay, birth, is_siblings, may_be_for_this_run
 from portfree._core.origin import (
     EVIDENCE,
     Evidence,
     Origin,
     State,
     arrival,
-    asks_to_stay,
-    birth,
     copy,
     descent,
     folder,
     id_,
-    is_siblings,
     mark,
-    may_be_for_this_run,
     needs_neighbours,
     origin_of,
     unreadable,

@@ -1,4 +1,4 @@
-"""The verdicts on all holders of the asked ports together. Pure."""
+"""The verdicts on all holders of the requested ports together. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def with_origin(holder: Holder, context: Context) -> Holder:
 def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]:
     """The verdict on each of the holders, by pid.
 
-    Root holders are judged, and everybody who shares their sockets takes their verdict: if one of
-    those who share is kept, all of them are, for a signal to one can break the others.
+    Root holders are judged, and all that share their sockets take their verdict. If one of a group
+    is kept, all are: a signal to one can break the others.
     """
     verdicts: dict[int, Verdict] = {}
     for group in _groups(holders):
@@ -35,23 +35,26 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
         for holder in group:
             if holder.pid not in judged and (verdict := veto(holder, group, context)):
                 judged[holder.pid] = verdict
-        keeper = next((holder for holder in group if _kept(judged.get(holder.pid))), None)
-        deciding = keeper or next(holder for holder in group if holder.pid in judged)
+        deciding = {pid: each for pid, each in judged.items() if each.action == "keep"} or judged
+        first = next(holder for holder in group if holder.pid in deciding)
+        ids = {socket.id for socket in first.sockets}
         for holder in group:
-            own = judged.get(holder.pid)
-            if own is not None and (keeper is None or _kept(own)):
-                verdicts[holder.pid] = own
-            else:
-                verdicts[holder.pid] = _as_for(deciding, judged[deciding.pid], holder)
+            if holder.pid in deciding:
+                verdicts[holder.pid] = deciding[holder.pid]
+                continue
+            shares = any(socket.id in ids for socket in holder.sockets)
+            tie = "shares the socket of" if shares else "belongs to the same server as"
+            reason = f"{tie} {named(first.process)}: {deciding[first.pid].reason}"
+            verdicts[holder.pid] = deciding[first.pid]._replace(reason=reason)
     return verdicts
 
 
 def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict | None:
-    """What keeps a holder even where one of those *above* it may be stopped; None if nothing."""
+    """What keeps a holder even if one of those *above* it may be stopped; None if nothing does."""
     for rule in (self_, container, protected):
         if verdict := rule(holder, context):
             return verdict
-    # Such a server has started a test run, which has started this one.
+    # One above has started a test run, which has started this one.
     origin = origin_of(holder, context)
     if origin and origin.runner in holder.lineage and not origin.ours:
         tops = {other.pid for other in above}
@@ -61,26 +64,14 @@ def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict |
     return None
 
 
-def _kept(verdict: Verdict | None) -> bool:
-    return verdict is not None and verdict.action == "keep"
-
-
-def _as_for(deciding: Holder, verdict: Verdict, holder: Holder) -> Verdict:
-    ids = {socket.id for socket in deciding.sockets}
-    shares = any(socket.id in ids for socket in holder.sockets)
-    tie = "shares the socket of" if shares else "belongs to the same server as"
-    return verdict._replace(reason=f"{tie} {named(deciding.process)}: {verdict.reason}")
-
-
-def _groups(holders: Iterable[Holder]) -> list[list[Holder]]:
-    """The holders, sorted into groups that stand or fall together: they share a socket, or one is
-    the other's ancestor on the same port.
+def _groups(holders: Sequence[Holder]) -> list[list[Holder]]:
+    """The holders in groups with one fate: they share a socket, or one is the other's ancestor on
+    the same port.
     """
-    everybody = list(holders)
     groups: list[list[Holder]] = []
-    for holder in everybody:
+    for holder in holders:
         ties = {socket.id for socket in holder.sockets}
-        leaders = {found.pid for port in holder.ports if (found := leader(holder, everybody, port))}
+        leaders = {found.pid for port in holder.ports if (found := leader(holder, holders, port))}
         tied = [
             group
             for group in groups

@@ -9,7 +9,7 @@ from portfree._core.ancestry import Holder, roots
 from portfree._core.context import Context
 from portfree._core.free import approver
 from portfree._core.judge import judge_all, with_origin
-from portfree._core.origin import asks_to_stay
+from portfree._core.marks import asks_to_stay
 from portfree._core.outcomes import holder_report
 from portfree._core.stop import Target, longest, stop, what_became
 from portfree._core.survey import Survey, context_for, survey

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from portfree._core.ancestry import Holder, SessionFolder
 from portfree._core.context import Context, Neighbour
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system.interface import Environment, Process, Socket
 
 if TYPE_CHECKING:

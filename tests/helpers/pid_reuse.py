@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system import current
-from portfree.api import free
+from portfree._core.free import free
 from portfree.model import Request
 
 if TYPE_CHECKING:

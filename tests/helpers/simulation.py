@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from helpers.fake_system import Actor, FakeSystem
 from portfree._core import run_id
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system.interface import Lock
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from helpers.processes import Processes, http_server, tcp, wait_until
 from portfree import free_ports
 from portfree._core import leaks, run_id
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._output.text import leak_line
 from portfree.model import HolderReport, Leak, Verdict
 from portfree.run import Run

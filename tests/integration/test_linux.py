@@ -25,7 +25,7 @@ if sys.platform != "linux":
     pytest.skip("the Linux backend", allow_module_level=True)
 
 from portfree import free_ports
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._core.survey import survey
 from portfree._system import linux
 from portfree._system.interface import Owners, Pin, Process, Signal

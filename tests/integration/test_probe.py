@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from helpers.processes import has_ipv6
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system import probe
 from portfree._system.probe import dual_stack_bind, each_address_bind, exclusive_bind
 from portfree._system.psutil_base import PortableSystem
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from helpers.processes import Processes
-    from portfree._core.ports import Protocol
+    from portfree.model import Protocol
     from portfree._system.interface import Bind
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")

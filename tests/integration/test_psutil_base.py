@@ -31,7 +31,7 @@ from helpers.processes import (
     wait_until,
 )
 from portfree._core.containers import _Container
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system import psutil_base as portable
 from portfree._system.interface import Pin, Process, Socket, System
 from portfree._system.linux import LinuxSystem
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from portfree._core.ports import Protocol
+    from portfree.model import Protocol
     from portfree._system.interface import Signal, State
 
 

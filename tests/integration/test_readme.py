@@ -28,7 +28,7 @@ from helpers.processes import (
 from portfree._cli import main as cli
 from portfree._cli import run as _run_command
 from portfree._core.origin import EVIDENCE
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._core.rules import RULES
 from portfree._output.text import leak_line
 from portfree.model import SCOPES, HolderReport, Leak, Verdict
@@ -465,7 +465,7 @@ def test_every_module_is_on_the_map() -> None:
 
 
 def test_every_rule_is_listed_in_its_order() -> None:
-    names = [rule.__name__.removeprefix("_").replace("_", "-") for rule in RULES]
+    names = [rule.__name__.strip("_").replace("_", "-") for rule in RULES]
     listed = [row[0].strip("`") for row in rows("Whom it stops") if row[0].startswith("`")]
     evidence = [each.__name__.strip("_") for each in EVIDENCE]
     assert listed == [*SCOPES, *evidence, *names]

@@ -16,7 +16,7 @@ from helpers.processes import Processes, is_free, tcp
 from portfree import PortsBusyError, PortSpecError, Report, free_ports
 from portfree import run as guard
 from portfree._core import run_id
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree.errors import PortfreeError, PortsLeakedError
 from portfree.model import Request
 from portfree.run import Run

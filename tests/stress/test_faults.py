@@ -21,9 +21,9 @@ import pytest
 from helpers.fake_system import Actor, FakePin, FakeSystem, unmarked
 from helpers.processes import SERVERS, Identity, tcp
 from portfree import free_ports
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system.interface import Owners
-from portfree.api import free
+from portfree._core.free import free
 from portfree.model import Request
 
 if sys.platform != "linux":

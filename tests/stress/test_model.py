@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from helpers.figures import Figures
     from helpers.simulation import Bare, Behaviour, Kind, Place, Step
     from portfree._core.context import Phase
-    from portfree._core.ports import Port
+    from portfree.model import Port
     from portfree._system.interface import Signal
     from portfree.model import HolderReport, Report, Scope
 

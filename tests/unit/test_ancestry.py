@@ -25,6 +25,7 @@ from portfree._core.ancestry import (
     bearer,
     is_adopted,
     is_copy,
+    is_interactive,
     launcher,
     leader,
     leads_terminal,
@@ -32,11 +33,10 @@ from portfree._core.ancestry import (
     named,
     roots,
     same,
-    seats,
     supervisors,
     was_left,
 )
-from portfree._core.ports import Port
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from portfree._system.interface import Process
@@ -494,7 +494,7 @@ def test_who_was_adopted(chain: list[Process], at: int, *, adopted: bool) -> Non
     assert is_adopted(holder(*chain), at) is adopted
 
 
-# seats, leads_terminal: whether somebody may sit there
+# is_interactive, leads_terminal: whether somebody may sit there
 
 
 AT_A_TERMINAL = process(2000, terminal="pts/5")
@@ -531,7 +531,7 @@ A_SHELL = process(9, "bash", terminal="pts/5")
     ],
 )
 def test_where_somebody_may_sit(chain: list[Process], *, sits: bool) -> None:
-    assert seats(chain) is sits
+    assert is_interactive(chain) is sits
 
 
 def test_who_leads_a_terminal() -> None:

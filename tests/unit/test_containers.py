@@ -10,7 +10,7 @@ import pytest
 
 from portfree._core import containers as engines
 from portfree._core.containers import Engines
-from portfree._core.ports import Port
+from portfree.model import Port
 from portfree._system.interface import Process
 
 if TYPE_CHECKING:

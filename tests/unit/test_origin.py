@@ -38,30 +38,27 @@ from helpers.builders import (
     socket,
     titled,
 )
-from portfree._core.advice import Advice
+from portfree.model import Advice
 from portfree._core.ancestry import Holder, SessionFolder, is_copy
 from portfree._core.context import Context, Neighbour, Phase
+from portfree._core.judge import judge, with_origin
+from portfree._core.marks import asks_to_stay, birth, is_siblings, may_be_for_this_run
 from portfree._core.origin import (
     EVIDENCE,
     Evidence,
     Origin,
     State,
     arrival,
-    asks_to_stay,
-    birth,
     copy,
     descent,
     folder,
     id_,
-    is_siblings,
     mark,
-    may_be_for_this_run,
     needs_neighbours,
     origin_of,
     unreadable,
 )
-from portfree._core.ports import Port
-from portfree._core.rules import judge, with_origin
+from portfree.model import Port
 from portfree._system.interface import CI_JOB_IDS, MARKS, Environment, Lock, Process
 from portfree.model import SCOPES, Scope
 

@@ -24,8 +24,8 @@ from helpers.builders import (
 )
 from portfree._core.ancestry import Holder
 from portfree._core.context import Context
+from portfree._core.judge import judge, judge_all
 from portfree._core.origin import copy, descent, folder
-from portfree._core.rules import judge, judge_all
 from portfree._system.interface import Lock, Process
 from unit.test_origin import (
     ADOPTED_KARMA,

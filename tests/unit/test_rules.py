@@ -38,10 +38,12 @@ from helpers.builders import (
     socket,
     titled,
 )
-from portfree._core.advice import Advice
+from portfree.model import Advice
 from portfree._core.context import Context, Neighbour, Phase
-from portfree._core.ports import Port
-from portfree._core.rules import RULES, judge, judge_all, judge_supervisor, veto, with_origin
+from portfree._core.judge import judge, judge_all, veto, with_origin
+from portfree.model import Port
+from portfree._core.restarts import judge_supervisor
+from portfree._core.rules import RULES
 from portfree._system.interface import CI_JOB_IDS, MARKS, Process
 from portfree.model import SCOPES, Scope
 
@@ -126,7 +128,7 @@ def test_every_rule_decides_something(rule: str) -> None:
 
 
 def test_there_are_twelve_rules_in_this_order() -> None:
-    assert [rule.__name__.removeprefix("_").replace("_", "-") for rule in RULES] == [*TWELVE]
+    assert [rule.__name__.strip("_").replace("_", "-") for rule in RULES] == [*TWELVE]
     assert set(EXAMPLES) == set(TWELVE)
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portfree._core.ports import Port, Protocol
+from portfree.model import Port, Protocol
 
 if sys.platform != "linux":
     pytest.skip("netlink is Linux's", allow_module_level=True)

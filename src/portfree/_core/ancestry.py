@@ -2,62 +2,85 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
 from portfree._core import programs
 from portfree._core.run_id import RUN_ID
 from portfree._system.interface import Lock, Process, Socket
 from portfree.model import Port
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portfree._core.origin import Origin
 
 
+# How much later than its lock a process may seem to have started, where the clock was set or a file
+# system rounds times. In seconds.
+_CLOCKS_DIFFER = 2.0
+
+
 class SessionFolder(NamedTuple):
-    """A base temporary folder of pytest, ``pytest-of-USER/pytest-N``, and who has locked it."""
+    """A base temporary folder of pytest, ``pytest-of-USER/pytest-N``, and its lock."""
 
     path: str
     exists: bool
     lock: Lock | None = None
-    """The lock that pytest makes for its session, and removes at its end."""
+    """pytest makes it for its session, and removes it at the end."""
     process: Process | None = None
-    """Who has the pid that the lock names."""
+    """The process with the pid in the lock."""
     hidden: bool = False
-    """Whether there is such a process, and it cannot be read."""
+    """Whether that process exists, but cannot be read."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the session that has locked it may go on."""
+        owner = self.process
+        if self.lock is None or owner is None:
+            return self.lock is not None and self.hidden
+        # A process that is younger than the lock has reused the pid. A test runner gets the benefit
+        # of the doubt: it seems younger where the clock was set forward since.
+        younger = owner.started is not None and owner.started > self.lock.made + _CLOCKS_DIFFER
+        return not younger or (programs.is_test_runner(owner) and not is_copy(owner))
+
+    def test(self, cwd: str | None) -> str:
+        """The test whose folder below this one a directory is, by the name that tmp_path gives."""
+        if cwd is None or not PurePath(cwd).is_relative_to(self.path):
+            return ""
+        parts = PurePath(cwd).relative_to(self.path).parts[:2]
+        return next((re.sub(r"\d+$", "", part) for part in parts if part.startswith("test")), "")
 
 
 class Holder(NamedTuple):
-    """A process that has a socket open which is bound or listening on an asked port."""
+    """A process with an open socket that is bound or listening on a requested port."""
 
     process: Process
     sockets: frozenset[Socket] = frozenset()
     lineage: tuple[Process, ...] = ()
     """Its ancestors, parent first, as far up as they could be read."""
     pinned: bool = True
-    """Whether its identity could be pinned, so that a signal can reach no other process."""
+    """Whether it was pinned, so that a signal cannot reach another process."""
     project: str | None = None
-    """The repository that its working directory lies in, or without one, the nearest folder above
-    it that has a pyproject.toml."""
+    """The repository of its working directory or, without one, the nearest folder above with a
+    pyproject.toml."""
     repository: str | None = None
     """The repository alone."""
     leader: Process | None = None
-    """For one that was forked and executed nothing: who leads its session."""
+    """The leader of its session, if it was forked and has executed no program."""
     folder: SessionFolder | None = None
-    """The temporary folder of pytest that its working directory lies in."""
+    """The temporary folder of pytest around its working directory."""
     users: tuple[Holder, ...] = ()
-    """Who on this host has a connection with it, as far as it was asked: see `attendance`."""
+    """The processes of this host with a connection to it, where they were read."""
     live_runs: frozenset[str] = frozenset()
     """The elements of its run id whose controller is alive, or may be."""
     user: str = ""
-    """The name of the user that it belongs to."""
+    """The name of its owner."""
     origin: Origin | None = None
-    """Where it was born; None if that is outside of every run, or was not asked yet."""
+    """Where it was born; None if outside of every run, or not asked yet."""
     engine: str | None = ""
-    """For a container engine's process: the container behind the port, as the engine names it; None
-    if the engine knows none."""
+    """The container behind the port, as its engine names it; None if the engine knows none."""
 
     @property
     def pid(self) -> int:
@@ -69,15 +92,15 @@ class Holder(NamedTuple):
 
     @property
     def test(self) -> str:
-        """The test that it was born in, as its runner names it; empty if it bears no such mark."""
+        """The test that it was born in, as the runner names it, or empty."""
         return self.mark("PYTEST_CURRENT_TEST") or self.mark("NEXTEST_TEST_NAME")
 
     def mark(self, name: str) -> str:
-        """A mark of its own or, where it was wiped, of its nearest ancestor that has it."""
+        """Its own value of a mark or, without one, the nearest ancestor's."""
         return next((p.marks[name] for p in self.upward() if name in p.marks), "")
 
     def upward(self) -> Iterator[Process]:
-        """The process itself, its parent, its parent's parent …"""
+        """The process itself, then its ancestors, parent first."""
         yield self.process
         yield from self.lineage
 
@@ -86,10 +109,10 @@ class Holder(NamedTuple):
 
 
 class Launcher(NamedTuple):
-    """Who started a holder and still looks after it."""
+    """The live process that started a holder and still looks after it."""
 
     process: Process | None
-    """None if it is out of sight: outside of our container, or hidden from us."""
+    """None if it is out of sight: outside of our container, or hidden."""
     text: str = ""
 
     def __str__(self) -> str:
@@ -97,7 +120,7 @@ class Launcher(NamedTuple):
 
 
 def same(one: Process, other: Process) -> bool:
-    """Whether two looks saw the same process: a pid alone may have passed to another one."""
+    """Whether two looks saw the same process: a pid alone may have been reused."""
     return one.pid == other.pid and one.start == other.start
 
 
@@ -107,26 +130,36 @@ def named(process: Process) -> str:
 
 
 def launcher(holder: Holder) -> Launcher | None:
-    """Who started the holder and still looks after it; None only if nobody does.
+    """The live process that started the holder and still looks after it, if there is one.
 
     None is the proof that rule `orphan` rests on, so it must be certain: between the holder and the
     process that adopts orphans there are only wrappers, which start one command and wait for it.
-    Whatever cannot be seen, and whoever is on no list, is a launcher.
+    Whatever cannot be seen, and whatever is on no list, counts as a launcher.
     """
-    made = _made_terminals(holder)
+    # The terminals that a script(1) or expect(1) above it has made for its command.
+    made = {
+        child.terminal
+        for child, parent in pairwise(holder.upward())
+        if child.terminal
+        and child.leads_session
+        and programs.is_pty_maker(parent)
+        and child.terminal != parent.terminal
+        and not programs.is_interactive_shell(child)
+    }
     child = holder.process
     if leads_terminal(child) and child.terminal not in made:
         return Launcher(None, f"somebody at the terminal {child.terminal}")
     for process in holder.lineage:
-        nobodys = process.terminal in made
-        if leads_terminal(process) and not nobodys:
+        at_made = process.terminal in made
+        if leads_terminal(process) and not at_made:
             return Launcher(process, f"{named(process)} on {process.terminal}")
         if _adopts(process, child):
             return None
-        # A shell that has the foreground of a live terminal waits there for its command, and the
-        # first process of a container that did not adopt the child has started it.
-        waits = programs.is_shell(process) and process.foreground and not nobodys
-        if process.pid == 1 or waits or not _passes_on(process):
+        # A shell in the foreground of a live terminal waits for its command. The first process of
+        # a container has started the child, if it did not adopt it.
+        waits = programs.is_shell(process) and process.foreground and not at_made
+        passes_on = programs.is_wrapper(process) or programs.is_pty_maker(process)
+        if process.pid == 1 or waits or not passes_on:
             return Launcher(process)
         child = process
     if child.ppid is None:
@@ -136,27 +169,10 @@ def launcher(holder: Holder) -> Launcher | None:
     return Launcher(None, f"a process that cannot be seen (pid {child.ppid})")
 
 
-def _passes_on(process: Process) -> bool:
-    return programs.is_wrapper(process) or programs.is_pty_maker(process)
-
-
-def _made_terminals(holder: Holder) -> set[str]:
-    """The terminals that a script(1) or expect(1) among its ancestors has made for its command."""
-    return {
-        child.terminal
-        for child, parent in pairwise(holder.upward())
-        if child.terminal
-        and child.leads_session
-        and programs.is_pty_maker(parent)
-        and child.terminal != parent.terminal
-        and not programs.is_interactive_shell(child)
-    }
-
-
 def supervisors(holder: Holder) -> list[Process]:
-    """Who may start the holder again when it has ended: its parent, and on past wrappers.
+    """The processes that may restart the holder when it ends: its parent, and on past wrappers.
 
-    Not who sits at a terminal, and not the one who merely adopted it.
+    Not a person's shell at a terminal, and not a process that merely adopted it.
     """
     found: list[Process] = []
     child = holder.process
@@ -171,8 +187,8 @@ def supervisors(holder: Holder) -> list[Process]:
 
 
 def bearer(holder: Holder, mark: str) -> int | None:
-    """The place in the chain of the holder and its ancestors of the topmost one that has its value
-    of a mark. The holder's own value counts or, where its environment was wiped, the nearest one.
+    """The place in the chain, holder first, of the topmost process with the holder's value of a
+    mark. Its own value counts or, where its environment was wiped, the nearest one above.
     """
     chain = list(holder.upward())
     value = holder.process.marks.get(mark)
@@ -189,10 +205,10 @@ def bearer(holder: Holder, mark: str) -> int | None:
 
 
 def was_left(holder: Holder, mark: str) -> bool:
-    """Whether those who gave the holder this mark have gone and left it behind.
+    """Whether all that gave the holder this mark have ended and left it behind.
 
-    Must prove that nobody of them lives: the topmost process that bears the same value of the mark
-    was adopted, so its own parent, who set the mark, has ended.
+    The topmost process with the same value was adopted: so its own parent, which set the mark, has
+    ended.
     """
     top = bearer(holder, mark)
     if top is None:
@@ -200,9 +216,9 @@ def was_left(holder: Holder, mark: str) -> bool:
     chain = list(holder.upward())
     adopter = chain[top + 1] if top + 1 < len(chain) else None
     if adopter is not None:
-        # Only the controller of a run gives its id to others, and portfree sets no other mark. So
-        # the first process of a container, or a `portfree run`, has adopted what bears another one,
-        # even if it shares its session.
+        # Only the controller of a run gives that run's id to others, and portfree sets no other
+        # mark. So the first process of a container, or a `portfree run`, has adopted what bears
+        # another one, even if it shares its session.
         value = chain[top].marks[mark]
         innermost = value.rpartition("/")[2]
         other_run = mark == RUN_ID and innermost.split(".")[0] != str(adopter.pid)
@@ -211,34 +227,32 @@ def was_left(holder: Holder, mark: str) -> bool:
             unmarked = adopter.environment == "read" and adopter.marks.get(mark) != value
             adopts = other_run if mark == RUN_ID else unmarked
         if adopts:
-            return not seats(chain[: top + 1])
+            return not is_interactive(chain[: top + 1])
     return left_at(holder, top)
 
 
 def left_at(holder: Holder, top: int) -> bool:
-    """Whether the process at this place in the chain was adopted, and nobody sits below it.
+    """Whether the process at this place in the chain was adopted, and no person uses what is below.
 
-    Multiplexers, editors and terminals are adopted too, yet they live on and hand their environment
+    Multiplexers, editors and terminals are adopted too, but they live on and hand their environment
     to strangers: with one of them on the way nothing is proved.
     """
     chain = list(holder.upward())
-    if seats(chain[: top + 1]):
+    if is_interactive(chain[: top + 1]):
         return False
-    # What was only forked from a runner is none, and ends with it.
+    # What was only forked from a runner is no runner, and ends with it.
     while (
         top + 1 < len(chain) and is_copy(chain[top + 1]) and not programs.is_multiplexer(chain[top])
     ):
         top += 1
-    if top + 1 == len(chain):
-        return chain[top].ppid is None
-    return _adopts(chain[top + 1], chain[top])
+    return is_adopted(holder, top)
 
 
-def seats(chain: Sequence[Process]) -> bool:
-    """Whether somebody may sit at one of these processes, child first.
+def is_interactive(chain: Sequence[Process]) -> bool:
+    """Whether a person may sit at one of these processes, child first.
 
-    A terminal that the topmost one, or one above it, has made for what it started is nobody's, as
-    long as no shell waits there for what is typed.
+    Nobody sits at a terminal that the topmost process, or one above it, has made for what it
+    started, unless a shell there waits for input.
     """
     *below, top = chain
     return (
@@ -250,8 +264,8 @@ def seats(chain: Sequence[Process]) -> bool:
 
 
 def is_copy(process: Process) -> bool:
-    """Whether it looks like a test runner, and is none: it was forked from one, and has executed no
-    program since (multiprocessing, os.fork(), pytest-forked).
+    """Whether it only looks like a test runner: it was forked from one, and has executed no program
+    since (multiprocessing, os.fork(), pytest-forked).
     """
     return process.forked is True and (
         programs.is_test_runner(process) or programs.is_ci_agent(process)
@@ -259,17 +273,13 @@ def is_copy(process: Process) -> bool:
 
 
 def is_adopted(holder: Holder, at: int) -> bool:
-    """Whether the process at this place in the chain of the holder and its ancestors has lost who
-    started it.
-    """
-    chain = list(holder.upward())
-    if at + 1 == len(chain):
-        return chain[at].ppid is None
-    return _adopts(chain[at + 1], chain[at])
+    """Whether the process at this place in the chain, holder first, has outlived its parent."""
+    child, *above = list(holder.upward())[at : at + 2]
+    return _adopts(above[0], child) if above else child.ppid is None
 
 
 def roots(holders: Collection[Holder]) -> list[Holder]:
-    """The root holders: those that on one of their ports have no ancestor that holds it too."""
+    """The holders that on one of their ports have no ancestor that holds it too."""
     return [
         holder
         for holder in holders
@@ -284,21 +294,22 @@ def leader(holder: Holder, holders: Collection[Holder], port: Port) -> Holder | 
 
 
 def leads_terminal(process: Process) -> bool:
-    """Whether it is the one that a terminal belongs to, so that somebody sits there."""
-    # The kernel takes the terminal from everybody when the session's leader ends
-    # (credentials(7)), so a leader that has one is alive and somebody sits there. Whoever has one
-    # and does not tell the session may be that leader.
+    """Whether a person may sit at its terminal: it leads the session that the terminal belongs to,
+    or does not tell its session.
+    """
+    # The kernel takes the terminal from all when the session's leader ends (credentials(7)), so a
+    # leader that has one is alive.
     leads = process.session is None or process.leads_session
     return leads and process.terminal is not None
 
 
 def _adopts(process: Process, child: Process) -> bool:
-    """Whether *process* is merely the one who adopted *child*, not the one who started it."""
+    """Whether *process* merely adopted *child*, and did not start it."""
     if programs.is_listed_reaper(process):
         return True
-    # The first process of a container may be no init but the service itself or its entrypoint: then
-    # it started what shares its session. What has another session came from elsewhere. The same
-    # goes for a `portfree run`, which adopts what its command leaves behind.
+    # The first process of a container may be the service itself or its entrypoint, and a `portfree
+    # run` starts its command and adopts what that leaves behind. Both have started what shares
+    # their session; what has another session came from elsewhere.
     known = process.session is not None and child.session is not None
     may = process.pid == 1 or programs.runs_commands(process)
     return may and known and child.session != process.session

@@ -1,4 +1,4 @@
-"""Who asks for a port, and what else goes on: all that the rules know besides the holder. Pure."""
+"""The caller and its surroundings: all that the rules know besides the holder. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 from portfree._core import programs
-from portfree._core.ancestry import Holder, same
+from portfree._core.ancestry import Holder, launcher, same
 from portfree._system.interface import NOTHING, SUDO_UID, XDIST_WORKER, Process
 from portfree.model import Port, Scope
 
 Phase = Literal["call", "before", "after"]
-"""When portfree acts: because somebody called it, or as a hook, before or after a run."""
+"""When portfree acts: when it is called, or as a hook before or after a run."""
 
 
 class Moment(NamedTuple):
@@ -27,18 +27,23 @@ class Moment(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """A live process that may have started a holder: a test runner, a CI agent, a process that
-    carries a CI job's id, or one with the command line of a holder that was forked. Neither the
-    caller nor one of its ancestors.
+    """A live process, neither the caller nor its ancestor, that may have started a holder: a test
+    runner, a CI agent, a process with a CI job's id, or with the command line of a forked holder.
     """
 
     process: Process
     lineage: tuple[Process, ...] = ()
     project: str | None = None
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is certain that no process looks after it any more."""
+        known = bool(self.lineage) or self.process.ppid is None
+        return known and launcher(Holder(self.process, lineage=self.lineage)) is None
+
 
 class Context(NamedTuple):
-    """Who asks, and what else is going on: all that the rules know besides the holder."""
+    """The caller, what it asks for, and what else goes on."""
 
     caller: Process
     lineage: tuple[Process, ...] = ()
@@ -48,32 +53,31 @@ class Context(NamedTuple):
     scope: Scope = "orphans"
     phase: Phase = "call"
     owners: frozenset[int | str] = frozenset()
-    """The user that counts as us: our own, or under sudo the one who called it."""
+    """The users whose processes are ours: our own or, under sudo, the one that called it."""
     privileged: bool = False
-    """Whether the kernel lets us signal everybody."""
+    """Whether the kernel lets us signal all processes."""
     time: float = 0.0
     """The time of day, in seconds since the epoch."""
     home: str = ""
     project: str | None = None
-    """The project we work in: the repository above the working directory or, without one, the
-    nearest folder with a pyproject.toml; never the root or the home directory, which would make
-    everything ours."""
+    """The project we work in, as `Holder.project`; never the root or the home directory, which
+    would make everything ours."""
     run: tuple[str, ...] = ()
     """The elements of the run id that we live in."""
     ending: str | None = None
     """The element of the run that is being ended."""
     began: float | None = None
-    """When that run began, as `Process.start` tells it; None if what came up since is not its own
-    for sure: another run is open in this process."""
+    """The `Process.start` at which that run began; None if another run is open in this process, so
+    that what came up since may belong to that one."""
     quiet: frozenset[Port] = frozenset()
-    """The ports that nobody held when it began."""
+    """The ports that were free when it began."""
     jobs: Mapping[str, str] = NOTHING
     """The CI job ids that we carry."""
     unit: str | None = None
     """The service that we run in."""
     neighbours: tuple[Neighbour, ...] = ()
     main_service: frozenset[int] = frozenset()
-    """The pids of our container's main service, if we entered it from outside."""
+    """The pids of our container's main service, if we entered the container from outside."""
 
     @property
     def ours(self) -> tuple[Process, ...]:
@@ -81,8 +85,8 @@ class Context(NamedTuple):
         return (self.caller, *self.lineage)
 
     def owns(self, holder: Holder) -> bool:
-        """Whether a holder belongs to us: under sudo, of what runs as root only what the same user
-        has started by sudo.
+        """Whether a holder is ours. Under sudo, a process of root's is ours only if the same user
+        has started it by sudo.
         """
         owner = holder.process.owner
         by_sudo = owner is not None and owner == self.caller.owner

@@ -8,7 +8,7 @@ from portfree._core import run_id
 from portfree._core.ancestry import Holder, roots
 from portfree._core.caller import context_for
 from portfree._core.context import Context, Moment
-from portfree._core.origin import asks_to_stay
+from portfree._core.marks import asks_to_stay
 from portfree._core.outcomes import holder_report
 from portfree._core.stop import longest, stop
 from portfree._core.survey import Suspect, survey

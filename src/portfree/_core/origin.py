@@ -1,18 +1,17 @@
-"""Where a holder was born: which run, what proves it, and whether that run goes on. Pure.
+"""Which run a holder was born in, what proves it, and whether that run goes on. Pure.
 
-An environment block alone is too weak a witness: servers wipe theirs, tests drop it, and a fork has
-that of the process it was forked from. So there are seven kinds of evidence, one function each, and
-the first that has something to say gives the origin. The rules of `verdict` ask for the origin
-alone; no rule reads a mark.
+An environment alone is too weak a witness: servers wipe theirs, tests drop it, and a fork has that
+of the process it was forked from. So there are seven kinds of evidence, one function each, and the
+first that finds something gives the origin. The rules ask for the origin alone; no rule reads a
+mark.
 
-``live`` means: somebody may be at work there. ``ended`` must be proved: whoever could still be at
-work was looked for, and cannot be.
+``live`` means that the run may go on. ``ended`` must be proved: whatever could still be at work was
+looked for, and cannot be.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
@@ -22,30 +21,32 @@ from portfree._core.ancestry import (
     bearer,
     is_adopted,
     is_copy,
+    is_interactive,
     launcher,
     leads_terminal,
     left_at,
     named,
     same,
-    seats,
     was_left,
 )
 from portfree._core.context import Context, Neighbour
-from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER, Process
+from portfree._core.marks import (
+    OF_RUNNERS,
+    birth,
+    foreign_runs,
+    is_of_ending_run,
+    may_be_for_this_run,
+    runs,
+)
+from portfree._core.neighbours import is_runner, may_be_original, may_have_started, other_job
+from portfree._system.interface import XDIST_WORKER, Process
 
 Evidence = Literal["descent", "id", "mark", "copy", "folder", "arrival", "unreadable"]
 State = Literal["live", "ended", "unknown"]
 
-# Those that a test runner sets, and not portfree.
-_OF_RUNNERS = tuple(mark for mark in MARKS if mark != run_id.RUN_ID)
-
-# A session that lasts longer than this is taken for dead by the next one, which removes its lock
-# and, later, its folder (LOCK_TIMEOUT in pytest's _pytest/pathlib.py). In seconds.
+# The next session takes one that is older than this for dead, and removes its lock and, later, its
+# folder (LOCK_TIMEOUT in pytest's _pytest/pathlib.py). In seconds.
 _LOCKS_LAST = 3 * 86_400
-
-# How much later than its process a lock may have been made for sure, where the clock was set or a
-# file system rounds times. In seconds.
-_CLOCKS_DIFFER = 2.0
 
 
 class Origin(NamedTuple):
@@ -54,78 +55,22 @@ class Origin(NamedTuple):
     evidence: Evidence
     state: State
     run: str = ""
-    """The run as messages name it, such as ``"pytest (pid 77)"``; empty if that is not known."""
+    """The run as messages name it, such as ``"pytest (pid 77)"``; empty if unknown."""
     id: str = ""
     """The element of its run id, if it has one."""
     runner: Process | None = None
     """The live process that it belongs to."""
     alone: bool = False
-    """Whether nobody looks after that process any more."""
+    """Whether no process looks after the runner any more."""
     why: str = ""
-    """What was seen, in words, of a run that has ended."""
+    """What proves that the run has ended, in words."""
     ours: bool = False
-    """Whether it is the run that is being ended, or whoever asks has started it."""
+    """Whether it is the run that is being ended, or the caller's own."""
 
 
 def origin_of(holder: Holder, context: Context) -> Origin | None:
     """The origin of a holder; None if it was born outside of every run."""
     return next((found for look in EVIDENCE if (found := look(holder, context))), None)
-
-
-def birth(holder: Holder) -> str:
-    """Where it was born, as its environment has it: a test, a nox session or a tox environment."""
-    if holder.test:
-        return f"started in {holder.test}"
-    if session := holder.mark("NOX_CURRENT_SESSION"):
-        return f"started in nox session {session}"
-    if folder := holder.mark("TOX_ENV_DIR"):
-        return f"started in tox environment {PurePath(folder).name}"
-    return ""
-
-
-def may_be_for_this_run(holder: Holder, context: Context) -> bool:
-    """Whether it may have been started by us, for the run that is about to begin: a conftest.py,
-    say, has daemonised it while it was imported.
-    """
-    if holder.origin and holder.origin.ours:
-        return True
-    born = any(holder.mark(mark) for mark in _OF_RUNNERS) or holder.process.environment == "wiped"
-    return holder.descends_from(context.caller) or (
-        born and holder.process.start >= context.caller.start and _in_same_group(holder, context)
-    )
-
-
-def asks_to_stay(holder: Holder, context: Context) -> str:
-    """The variable with which it asks to be left running, as one writes it; empty if none."""
-    if holder.mark("PORTFREE_KEEP") == "1":
-        return "PORTFREE_KEEP=1"
-    for name in ("BUILD_ID", "JENKINS_NODE_COOKIE"):
-        if holder.mark(name) == "dontKillMe":
-            return f"{name}=dontKillMe"
-
-    def untracked(processes: Iterable[Process]) -> bool:
-        return any(process.marks.get("RUNNER_TRACKING_ID") == "" for process in processes)
-
-    # Where ours is empty as well, as in every step of nektos/act, nobody has asked for anything.
-    if untracked(holder.upward()) and not untracked(context.ours):
-        return "an empty RUNNER_TRACKING_ID"
-    return ""
-
-
-def is_siblings(holder: Holder, context: Context) -> bool:
-    """Whether it belongs to our xdist controller, and to none of its workers but another one."""
-    controller = context.xdist_controller
-    if controller is None or holder.descends_from(context.caller):
-        return False
-    if holder.descends_from(controller):
-        return True
-    # A worker's server that has been daemonised descends from nobody, but bears the worker's name.
-    # What was there before our controller, or was born in another run, comes from other workers.
-    return (
-        holder.mark(XDIST_WORKER) not in ("", context.caller.marks[XDIST_WORKER])
-        and controller.start <= holder.process.start
-        and not foreign_runs(holder, context)
-    )
 
 
 # The evidence, in order.
@@ -136,71 +81,75 @@ def descent(holder: Holder, context: Context) -> Origin | None:
     nothing, for the `portfree run` around us has adopted what an inner run has left.
     """
     runner = _runner(holder)
-    if runner is None or _is_of_ending_run(holder, context):
+    if runner is None or is_of_ending_run(holder, context):
         return None
     if not context.is_ours(runner):
-        return _in_use("descent", runner, _above(holder, runner))
-    # A step of our own CI job beside ours (``background: true``) is another run. What a step that
-    # is over has left behind was adopted, and descends from no agent any more.
+        return _in_use("descent", _in_lineage(holder, runner))
+    # A step of our own CI job beside ours (``background: true``) is another run. What a finished
+    # step has left behind was adopted, and descends from no agent any more.
     chain = list(holder.upward())
     below = chain[: chain.index(runner)]
     beside = programs.is_ci_agent(runner) and below and not any(map(context.is_ours, below))
-    if beside and not _other_job(holder, context):
+    if beside and not other_job(holder, context):
         return Origin("descent", "live", "another step of this CI job, which goes on")
     return None
 
 
 def id_(holder: Holder, context: Context) -> Origin | None:
     """``PORTFREE_RUN_ID``, its own or its nearest ancestor's."""
-    elements = run_id.elements(holder.mark(run_id.RUN_ID))
-    if _is_of_ending_run(holder, context):
+    if is_of_ending_run(holder, context):
         return Origin("id", "live", "this run", context.ending or "", ours=True)
     foreign = foreign_runs(holder, context)
     for element in foreign:
         if element in holder.live_runs and element != context.ending:
-            runner = next(filter(_is_runner, holder.lineage), None)
+            runner = next(filter(is_runner, holder.lineage), None)
             if runner:
-                return _in_use("id", runner, _above(holder, runner))._replace(id=element)
+                return _in_use("id", _in_lineage(holder, runner))._replace(id=element)
             return Origin("id", "live", f"another run (pid {element.split('.')[0]})", element)
     if foreign and was_left(holder, run_id.RUN_ID):
-        if live := _inside(foreign[-1], holder, context) or _at_work(holder, context):
+        inner = foreign[-1]
+        if live := _in_ended_run(inner, holder, context) or _live(holder, context, copy, folder):
             return live
-        return Origin("id", "ended", _ended_run(foreign[-1]), foreign[-1], why=_born(holder))
-    # For a hook: what belongs to the live run that surrounds its own (pytest in pytest).
+        run = f"portfree's run of pid {inner.split('.')[0]}"
+        return Origin("id", "ended", run, inner, why=_why_ended(holder))
+    # A hook acts for one run: what belongs to the live run around that (pytest in pytest) is used.
+    elements = runs(holder)
     if context.phase != "call" and elements and not foreign and elements[-1] in holder.live_runs:
         return Origin("id", "live", "the run around this one", elements[-1])
     return None
 
 
 def mark(holder: Holder, context: Context) -> Origin | None:
-    """Another mark: of a test runner or a CI job."""
+    """Another mark, of a test runner or a CI job."""
     if surrounding := _surrounding(holder, context):
         return surrounding
-    if job := _other_job(holder, context):
+    if job := other_job(holder, context):
         return Origin("mark", "live", f"another CI job ({job})")
-    told = bool(foreign_runs(holder, context))  # the id says which run, and that it has ended
-    born = any(map(holder.mark, _OF_RUNNERS))
-    if born and not told and (found := _by_neighbours("mark", holder, context)):
-        return found
-    # A fork of another worker of our xdist controller has no worker's name.
-    nameless = born and not told and not holder.mark(XDIST_WORKER)
-    if nameless and (controller := _may_be_our_controllers(holder, context)):
-        return controller
-    born_in = [name for name in _OF_RUNNERS if bearer(holder, name) is not None]
+    # A foreign id tells which run it was, and that it has ended.
+    told = bool(foreign_runs(holder, context))
+    if not told and any(map(holder.mark, OF_RUNNERS)):
+        if found := _by_neighbours("mark", holder, context):
+            return found
+        # A fork of another worker of our xdist controller has no worker's name.
+        if not holder.mark(XDIST_WORKER) and (found := _by_our_controller("mark", holder, context)):
+            return found
+    born_in = [name for name in OF_RUNNERS if bearer(holder, name) is not None]
     if any(was_left(holder, name) for name in born_in):
-        if live := _at_work(holder, context):
+        if live := _live(holder, context, copy, folder):
             return live
-        return Origin("mark", "ended", _runner_of(born_in), why=_born(holder))
+        runners = {"NOX": "nox", "TOX": "tox", "NEXTEST": "cargo-nextest"}
+        run = runners.get(born_in[-1].split("_")[0], "pytest")
+        return Origin("mark", "ended", run, why=_why_ended(holder))
     if setter := next((p for name in born_in if (p := _setter(holder, name, context))), None):
-        return _in_use("mark", setter, _above(holder, setter))
+        return _in_use("mark", _in_lineage(holder, setter))
     return None
 
 
 def copy(holder: Holder, context: Context) -> Origin | None:
     """It, or an ancestor, was forked from a test runner and has executed no program since: it has
-    that one's command line and environment, in which no mark is.
+    the runner's command line and environment, in which no mark is.
 
-    Live while an older process of that user with the same command line, which did execute it,
+    Live while an older process of the same user with the same command line, which did execute it,
     lives; where the copy has not moved, in the same session and project.
     """
     chain = list(holder.upward())
@@ -208,21 +157,20 @@ def copy(holder: Holder, context: Context) -> Origin | None:
     if at is None:
         return _copy_of_a_script(holder, context)
     for near in context.neighbours:
-        if _may_be_original(near, holder, chain[at]):
-            return _in_use("copy", near.process, near.lineage)
+        if may_be_original(near, holder, chain[at]):
+            return _in_use("copy", near)
     for process in context.ours:
-        if _may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
+        if may_be_original(Neighbour(process, (), context.project), holder, chain[at]):
             if left_at(holder, at) or holder.descends_from(context.caller):
                 return _our_own("copy", process, context)
             return Origin("copy", "live", named(process), runner=process)
     if not left_at(holder, at):
         return None
-    if live := _locked(holder, context):
+    if live := _live(holder, context, folder):
         return live
     what = programs.program(chain[at])
-    who = "it is" if at == 0 else f"{named(chain[at])} above it is"
-    why = f"{who} a fork of a {what} that has ended"
-    return Origin("copy", "ended", what, why=why)
+    which = "it is" if at == 0 else f"{named(chain[at])} above it is"
+    return Origin("copy", "ended", what, why=f"{which} a fork of a {what} that has ended")
 
 
 def folder(holder: Holder, context: Context) -> Origin | None:
@@ -230,43 +178,40 @@ def folder(holder: Holder, context: Context) -> Origin | None:
     found = holder.folder
     if found is None:
         return None
-    left = _was_left_in(holder, found.path)
+    # Of the processes that work there, the topmost one was adopted.
+    inside = [
+        at
+        for at, process in enumerate(holder.upward())
+        if process.cwd is not None and PurePath(process.cwd).is_relative_to(found.path)
+    ]
+    left = bool(inside) and left_at(holder, max(inside))
     if not left and _is_seated(holder):
-        return None  # somebody has gone there to have a look
-    place = PurePath(found.path).name
-    if found.lock is not None:
-        owner = found.process
-        dead = owner is None and not found.hidden
-        # A process that is younger than the lock has got the pid of the one that made it.
-        # So seems one whose clock was set forward since; a test runner is given the benefit.
-        recycled = (
-            owner is not None
-            and owner.started is not None
-            and owner.started > found.lock.made + _CLOCKS_DIFFER
-            and not (programs.is_test_runner(owner) and not is_copy(owner))
-        )
-        if not dead and not recycled:
-            if owner is None:
-                return Origin("folder", "live", f"pytest (pid {found.lock.pid})")
-            if context.is_ours(owner):
-                return _our_own("folder", owner, context)
-            return Origin("folder", "live", named(owner), runner=owner)
-    # The user may have removed the folder, and pytest the lock of a session that lasts for days.
-    elif (not found.exists or _is_old(holder, context)) and (
-        live := _by_neighbours("folder", holder, context)
-    ):
-        return live
+        return None  # a person has gone there to have a look
+    lock, owner = found.lock, found.process
+    if lock is not None and found.in_use:
+        if owner is None:
+            return Origin("folder", "live", f"pytest (pid {lock.pid})")
+        if context.is_ours(owner):
+            return _our_own("folder", owner, context)
+        return Origin("folder", "live", named(owner), runner=owner)
+    if lock is None:
+        # The user may have removed the folder, and pytest the lock of a session that lasts.
+        started = holder.process.started
+        old = started is None or context.time - started > _LOCKS_LAST
+        if (old or not found.exists) and (live := _by_neighbours("folder", holder, context)):
+            return live
     if not left:
         return None
-    why = f"it runs in the temporary folder {place} of a pytest that has ended"
-    if test := _test_folder(holder):
-        why = f"it runs in the temporary folder of {test}, of a pytest that has ended"
+    place = PurePath(found.path).name
+    test = found.test(holder.process.cwd)
+    where = f"folder of {test}," if test else f"folder {place}"
+    why = f"it runs in the temporary {where} of a pytest that has ended"
     return Origin("folder", "ended", f"pytest, {place}", why=why)
 
 
 def arrival(holder: Holder, context: Context) -> Origin | None:
-    """For the run that is being ended: it has come up since that began, on a port that was free,
-    and whoever started it has gone, as a server goes that makes itself a daemon.
+    """Only for the run that is being ended: it came up since that began, on a port that was free,
+    and its parent has ended, as that of a server that makes itself a daemon.
     """
     process = holder.process
     came_up = (
@@ -283,7 +228,7 @@ def arrival(holder: Holder, context: Context) -> Origin | None:
         and launcher(holder) is None
         and process.control_group == context.caller.control_group
         # Other tests of a runner around us may be at work meanwhile.
-        and not any(map(_is_runner, context.lineage))
+        and not any(map(is_runner, context.lineage))
     )
     if not came_up or _by_neighbours("arrival", holder, context):
         return None
@@ -297,9 +242,9 @@ def unreadable(holder: Holder, context: Context) -> Origin | None:
     process = holder.process
     if (process.environment == "read" and process.complete) or _is_seated(holder):
         return None
-    if controller := _may_be_our_controllers(holder, context):
-        return controller._replace(evidence="unreadable")
-    return _by_neighbours("unreadable", holder, context)
+    return _by_our_controller("unreadable", holder, context) or _by_neighbours(
+        "unreadable", holder, context
+    )
 
 
 EVIDENCE: tuple[Callable[[Holder, Context], Origin | None], ...] = (
@@ -313,25 +258,9 @@ EVIDENCE: tuple[Callable[[Holder, Context], Origin | None], ...] = (
 )
 
 
-# What they ask for.
-
-
-def foreign_runs(holder: Holder, context: Context) -> tuple[str, ...]:
-    """The runs that it was born in and we were not, outermost first."""
-    return run_id.beyond(run_id.elements(holder.mark(run_id.RUN_ID)), context.run)
-
-
-def _is_of_ending_run(holder: Holder, context: Context) -> bool:
-    """Whether the run that is being ended has started it, itself or by one that has ended."""
-    elements = run_id.elements(holder.mark(run_id.RUN_ID))
-    if context.ending not in elements:
-        return False
-    return not holder.live_runs.intersection(elements[elements.index(context.ending) + 1 :])
-
-
 def needs_neighbours(holder: Holder) -> bool:
-    """Whether its origin depends on who else is at work: it, or an ancestor, whose marks count
-    where its own were wiped, bears a mark, or it does not show whether it does.
+    """Whether its origin depends on what else is at work: it, or an ancestor, whose marks count
+    where its own were wiped, bears a mark, or does not show whether it does.
     """
     process = holder.process
     return (
@@ -343,22 +272,19 @@ def needs_neighbours(holder: Holder) -> bool:
     )
 
 
-def _is_runner(process: Process) -> bool:
-    return (programs.is_test_runner(process) or programs.is_ci_agent(process)) and not is_copy(
-        process
-    )
+# What the evidence asks for.
 
 
 def _runner(holder: Holder) -> Process | None:
-    """The nearest live test runner or CI agent, be it the holder itself."""
+    """The nearest live test runner or CI agent: the holder or an ancestor."""
     # A server that is merely called like a test runner, or was one, is not in use by itself.
     alone = programs.serves(holder.process) and launcher(holder) is None
-    return next(filter(_is_runner, holder.lineage if alone else holder.upward()), None)
+    return next(filter(is_runner, holder.lineage if alone else holder.upward()), None)
 
 
 def _surrounding(holder: Holder, context: Context) -> Origin | None:
-    """For a hook: it belongs to the live run around its own, as far as marks and descent tell."""
-    if context.phase == "call" or run_id.elements(holder.mark(run_id.RUN_ID)):
+    """For a hook: the live run around its own, as far as marks and descent tell."""
+    if context.phase == "call" or runs(holder):
         return None
     # Where one run surrounds another in the same process, descent does not tell them apart.
     if context.surrounded_here and may_be_for_this_run(holder, context):
@@ -372,8 +298,16 @@ def _surrounding(holder: Holder, context: Context) -> Origin | None:
     return None
 
 
-def _may_be_our_controllers(holder: Holder, context: Context) -> Origin | None:
-    """Our own xdist controller's other workers are at work, too."""
+def _live(
+    holder: Holder, context: Context, *looks: Callable[[Holder, Context], Origin | None]
+) -> Origin | None:
+    """What other evidence finds alive, so that no mark proves an end."""
+    found = (look(holder, context) for look in looks)
+    return next((origin for origin in found if origin and origin.state == "live"), None)
+
+
+def _by_our_controller(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
+    """Our own xdist controller, whose other workers are at work, if it may have started it."""
     controller = context.xdist_controller
     if (
         controller is None
@@ -381,21 +315,7 @@ def _may_be_our_controllers(holder: Holder, context: Context) -> Origin | None:
         or holder.descends_from(context.caller)
     ):
         return None
-    return Origin("mark", "live", named(controller), runner=controller)
-
-
-def _at_work(holder: Holder, context: Context) -> Origin | None:
-    """The live process that it was forked from, or the live session in whose folder it works: then
-    no mark proves an end.
-    """
-    forked = copy(holder, context)
-    return forked if forked and forked.state == "live" else _locked(holder, context)
-
-
-def _locked(holder: Holder, context: Context) -> Origin | None:
-    """The live session in whose temporary folder it works: then nothing proves an end."""
-    found = folder(holder, context)
-    return found if found and found.state == "live" else None
+    return Origin(evidence, "live", named(controller), runner=controller)
 
 
 def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
@@ -407,28 +327,14 @@ def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Orig
     for near in context.neighbours:
         # What a `portfree run` starts carries its id, if it has any mark at all.
         gives_id = evidence == "mark" and programs.runs_commands(near.process)
-        if _may_have_started(near, holder) and not gives_id:
-            return _in_use(evidence, near.process, near.lineage)
+        if may_have_started(near, holder) and not gives_id:
+            return _in_use(evidence, near)
     return None
 
 
-def _may_have_started(near: Neighbour, holder: Holder) -> bool:
-    """False must mean that this process has certainly not started the holder."""
-    return (
-        programs.is_test_runner(near.process)
-        and not is_copy(near.process)
-        and not (programs.serves(near.process) and _is_alone(near.process, near.lineage))
-        and near.process.pid != holder.pid
-        and near.process.start <= holder.process.start
-        and _may_be_of(near.process, holder.process)
-        # A server that has gone to / or to a temporary directory does not tell its project.
-        and _may_share_a_project(holder, near)
-    )
-
-
-def _inside(element: str, holder: Holder, context: Context) -> Origin | None:
-    """The live test runner that an ended run has started: it gives its own servers that run's id,
-    if none of its own.
+def _in_ended_run(element: str, holder: Holder, context: Context) -> Origin | None:
+    """A live test runner that an ended run has started: it gives its servers that run's id, if it
+    has none of its own.
     """
     for near in context.neighbours:
         # A worker of pytest-xdist may have overwritten its environment with a title.
@@ -440,107 +346,37 @@ def _inside(element: str, holder: Holder, context: Context) -> Origin | None:
             and process.pid != 1
             and not programs.is_listed_reaper(process)
         )
-        # Nobody but root reads the environments of root's processes: they are not suspected.
+        # Only root reads the environments of root's processes: they are not suspected.
         hides = near.process.owner == holder.process.owner
-        id_ = next(told, element if hides else "")
-        if element in run_id.elements(id_) and _may_have_started(near, holder):
-            return _in_use("id", near.process, near.lineage)
+        value = next(told, element if hides else "")
+        if element in run_id.elements(value) and may_have_started(near, holder):
+            return _in_use("id", near)
     return None
 
 
-def _may_share_a_project(holder: Holder, near: Neighbour) -> bool:
-    """Whether they may work in the same project: without a repository, a package below a folder
-    with a pyproject.toml may have one of its own.
-    """
-    theirs, its = near.project, holder.project
-    # Nobody but root sees where root's processes work, and those of containers are mostly root's.
-    hides = near.process.cwd is None and near.process.owner == holder.process.owner
-    if its is None or its == theirs or hides:
-        return True
-    if theirs is None or holder.repository is not None:
-        return False
-    return PurePath(its).is_relative_to(theirs) or PurePath(theirs).is_relative_to(its)
-
-
-def _may_be_of(runner: Process, child: Process) -> bool:
-    """Whether a process of the one's user may have started one of the other's: root may start
-    anybody's.
-    """
-    root = 0 in (runner.owner, child.owner)  # and by sudo, anybody root's
-    return root or None in (runner.owner, child.owner) or runner.owner == child.owner
-
-
-def _may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
-    """False must mean that the one was certainly not forked from the other."""
-    original = near.process
-    return (
-        original.forked is not True
-        and _may_have_had_its_command_line(original, forked)
-        and _may_have_had_its_environment(original, forked)
-        and original.start <= forked.start
-        and _may_be_of(original, forked)
-        # Where an ancestor works is not asked, and what it has started may have gone elsewhere.
-        and (forked.pid != holder.pid or _may_share_a_project(holder, near))
-        and not (programs.serves(original) and _is_alone(original, near.lineage))
-        and not _in_another_session(original, holder, forked)
-    )
-
-
-def _may_have_had_its_command_line(original: Process, forked: Process) -> bool:
-    if original.argv == forked.argv:
-        return True
-    # A program that gives itself a title may have changed that since.
-    if len(original.argv) != 1 or " " not in original.argv[0]:
-        return False
-    if programs.is_xdist_worker(original):
-        return programs.is_xdist_worker(forked)
-    return programs.is_test_runner(original) and is_copy(forked)
-
-
-def _may_have_had_its_environment(original: Process, forked: Process) -> bool:
-    told = all(p.environment == "read" and p.complete for p in (original, forked))
-    return not told or original.marks == forked.marks
-
-
-def _in_another_session(original: Process, holder: Holder, forked: Process) -> bool:
-    """Whether the copy lives in a session that neither it nor any other copy has made: then it has
-    inherited that, and whoever lives in another one is not its original.
-    """
-    leader = holder.leader
-    return (
-        leader is not None
-        and leader.pid == forked.session
-        and leader.forked is False
-        and leader.argv != forked.argv
-        and original.session is not None
-        and original.session != forked.session
-    )
-
-
 def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
-    """The same for a program on no list (``python run_tests.py``), if somebody looks after it."""
+    """The same for a program on no list (``python run_tests.py``) with a live launcher."""
     process = holder.process
     if process.forked is not True or not is_adopted(holder, 0):
         return None
-    # What somebody types in a shell is no run; and that such a program is one is a guess, which
-    # must not stand against who asks for his own.
+    # What a person types in a shell is no run. That such a program is one is a guess, which must
+    # not stand against a caller that asks for its own.
     if programs.is_interactive_shell(process) or context.scope != "orphans":
         return None
     for near in context.neighbours:
-        looked_after = not _is_alone(near.process, near.lineage)
-        if looked_after and _may_be_original(near, holder, process):
-            return _in_use("copy", near.process, near.lineage)
+        if not near.alone and may_be_original(near, holder, process):
+            return _in_use("copy", near)
     return None
 
 
 def _setter(holder: Holder, name: str, context: Context) -> Process | None:
     """The live process that has set a mark, if it is a program that looks after what it starts: the
-    nearest one above those that bear the same value.
+    nearest one above those with the same value.
     """
     top = bearer(holder, name)
     assert top is not None
     chain = list(holder.upward())
-    if top + 1 >= len(chain) or seats(chain[: top + 1]) or is_adopted(holder, top):
+    if top + 1 >= len(chain) or is_interactive(chain[: top + 1]) or is_adopted(holder, top):
         return None
     process = chain[top + 1]
     silent = (
@@ -557,71 +393,8 @@ def _setter(holder: Holder, name: str, context: Context) -> Process | None:
     return None if silent else process
 
 
-def _was_left_in(holder: Holder, place: str) -> bool:
-    """Whether nobody who sits elsewhere has started it there: of those that work in this folder,
-    the topmost one was adopted.
-    """
-    inside = [at for at, process in enumerate(holder.upward()) if _lies_in(process.cwd, place)]
-    return bool(inside) and left_at(holder, max(inside))
-
-
-def _lies_in(cwd: str | None, place: str) -> bool:
-    return cwd is not None and PurePath(cwd).is_relative_to(place)
-
-
-def _is_old(holder: Holder, context: Context) -> bool:
-    """Whether it may be older than pytest lets a lock be; so may be what does not tell its age."""
-    started = holder.process.started
-    return started is None or context.time - started > _LOCKS_LAST
-
-
-def _test_folder(holder: Holder) -> str:
-    """The test whose temporary folder it works in, by the name that tmp_path gives."""
-    cwd, found = holder.process.cwd, holder.folder
-    if cwd is None or found is None or not PurePath(cwd).is_relative_to(found.path):
-        return ""
-    for part in PurePath(cwd).relative_to(found.path).parts[:2]:
-        if part.startswith("test"):
-            return re.sub(r"\d+$", "", part)
-    return ""
-
-
-def _in_same_group(holder: Holder, context: Context) -> bool:
-    """Whether its control group is ours, where both are told: a process hands it on."""
-    theirs, ours = holder.process.control_group, context.caller.control_group
-    return theirs is None or ours is None or theirs == ours
-
-
-def _other_job(holder: Holder, context: Context) -> str:
-    """The CI job, another one than ours, that it was born in, if that may be going on."""
-    for variable in CI_JOB_IDS:
-        job = holder.mark(variable)
-        if job and job != context.jobs.get(variable) and _may_live(variable, job, context):
-            return f"{variable} {job}"
-    return ""
-
-
-def _may_live(variable: str, job: str, context: Context) -> bool:
-    """Whether a CI job may be going on.
-
-    False must mean that it has ended: nobody who descends from a CI agent carries its id, and no
-    agent is at work but those that we descend from ourselves.
-    """
-    return any(
-        (_is_agent(near.process) and not programs.is_idle_agent(near.process))
-        or (near.process.marks.get(variable) == job and any(map(_is_agent, near.lineage)))
-        for near in context.neighbours
-    )
-
-
-def _is_agent(process: Process) -> bool:
-    return programs.is_ci_agent(process) and not is_copy(process)
-
-
 def _is_seated(holder: Holder) -> bool:
-    """Whether somebody sits at a terminal above it, of which it descends: then nobody else has
-    started it.
-    """
+    """Whether it descends from a person's terminal: then nothing else has started it."""
     for at, process in enumerate(holder.upward()):
         if leads_terminal(process) or programs.is_multiplexer(process):
             return True
@@ -633,42 +406,26 @@ def _is_seated(holder: Holder) -> bool:
 def _our_own(evidence: Evidence, runner: Process, context: Context) -> Origin | None:
     """The origin of what the caller, or an ancestor of it, has started.
 
-    What is shared proves nothing where somebody just asks for the port; but for a hook, and for a
-    worker of pytest-xdist, it belongs to the run around.
+    What is shared proves nothing in a plain call; but for a hook, and for a worker of pytest-xdist,
+    it belongs to the run around.
     """
-    if runner.pid == context.caller.pid:
-        ours = not context.surrounded_here
-        return Origin(evidence, "live", named(runner), runner=runner, ours=ours)
     controller = context.xdist_controller
-    if context.phase == "call" and not (controller and same(runner, controller)):
+    caller = runner.pid == context.caller.pid
+    if not caller and context.phase == "call" and not (controller and same(runner, controller)):
         return None
-    return Origin(evidence, "live", named(runner), runner=runner)
+    ours = caller and not context.surrounded_here
+    return Origin(evidence, "live", named(runner), runner=runner, ours=ours)
 
 
-def _in_use(evidence: Evidence, runner: Process, lineage: tuple[Process, ...]) -> Origin:
-    alone = _is_alone(runner, lineage)
-    return Origin(evidence, "live", named(runner), runner=runner, alone=alone)
+def _in_use(evidence: Evidence, near: Neighbour) -> Origin:
+    runner = near.process
+    return Origin(evidence, "live", named(runner), runner=runner, alone=near.alone)
 
 
-def _is_alone(process: Process, lineage: tuple[Process, ...]) -> bool:
-    """Whether nobody looks after a process any more."""
-    known = bool(lineage) or process.ppid is None
-    return known and launcher(Holder(process, lineage=lineage)) is None
-
-
-def _above(holder: Holder, process: Process) -> tuple[Process, ...]:
+def _in_lineage(holder: Holder, process: Process) -> Neighbour:
     chain = tuple(holder.upward())
-    return chain[chain.index(process) + 1 :]
+    return Neighbour(process, chain[chain.index(process) + 1 :])
 
 
-def _born(holder: Holder) -> str:
+def _why_ended(holder: Holder) -> str:
     return birth(holder) or "the run that started it has ended"
-
-
-def _ended_run(element: str) -> str:
-    return f"portfree's run of pid {element.split('.')[0]}"
-
-
-def _runner_of(marks: Sequence[str]) -> str:
-    kinds = {"NOX": "nox", "TOX": "tox", "NEXTEST": "cargo-nextest"}
-    return kinds.get(marks[-1].split("_")[0], "pytest")

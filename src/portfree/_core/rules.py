@@ -1,6 +1,6 @@
 """May this holder be stopped, and why: twelve rules, and the first that matches decides.
 
-Pure: a holder and a context in, a verdict out, no look at the machine. Whatever could not be read
+Pure: a holder and a context in, a verdict out, no look at the machine. What could not be read
 arrives here as "unknown", and unknown means keep: every ``stop`` names its proof.
 """
 
@@ -8,155 +8,50 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import NamedTuple
 
-from portfree._core import programs, redact, run_id
-from portfree._core.ancestry import Holder, launcher, leader, named, roots, same
+from portfree._core import programs, redact
+from portfree._core.ancestry import Holder, launcher, named
 from portfree._core.context import Context
-from portfree._core.origin import (
-    Origin,
-    asks_to_stay,
-    birth,
-    foreign_runs,
-    is_siblings,
-    may_be_for_this_run,
-    origin_of,
-)
+from portfree._core.marks import asks_to_stay, birth, foreign_runs, is_siblings, may_be_for_this_run
 from portfree._core.ports import argument
 from portfree.model import Advice, Verdict
 
 _CONTAINER_ID = re.compile("[0-9a-f]{12,64}")
 
 
-class Supervisor(NamedTuple):
-    """Who starts a holder again as soon as it is stopped, and the verdict on it."""
-
-    holder: Holder
-    verdict: Verdict
-
-
-def judge(holder: Holder, context: Context) -> Verdict:
-    """The verdict on one holder."""
-    holder = with_origin(holder, context)
-    return next(verdict for rule in RULES if (verdict := rule(holder, context)))
-
-
-def with_origin(holder: Holder, context: Context) -> Holder:
-    """The holder, and where it was born."""
-    return holder._replace(origin=origin_of(holder, context))
-
-
-def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]:
-    """The verdict on each of the holders, by pid.
-
-    Root holders are judged, and everybody who shares their sockets takes their verdict: if one of
-    those who share is kept, all of them are, for a signal to one can break the others.
-    """
-    verdicts: dict[int, Verdict] = {}
-    for group in _groups(holders):
-        # Ancestors that form a circle leave no root; then each is judged.
-        judged = {holder.pid: judge(holder, context) for holder in roots(group) or group}
-        for holder in group:
-            if holder.pid not in judged and (verdict := veto(holder, group, context)):
-                judged[holder.pid] = verdict
-        keeper = next((holder for holder in group if _kept(judged.get(holder.pid))), None)
-        deciding = keeper or next(holder for holder in group if holder.pid in judged)
-        for holder in group:
-            own = judged.get(holder.pid)
-            if own is not None and (keeper is None or _kept(own)):
-                verdicts[holder.pid] = own
-            else:
-                verdicts[holder.pid] = _as_for(deciding, judged[deciding.pid], holder)
-    return verdicts
-
-
-def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict | None:
-    """What keeps a holder even where one of those *above* it may be stopped; None if nothing."""
-    for rule in (_self, _container, _protected):
-        if verdict := rule(holder, context):
-            return verdict
-    # Such a server has started a test run, which has started this one.
-    origin = origin_of(holder, context)
-    if origin and origin.runner in holder.lineage and not origin.ours:
-        tops = {other.pid for other in above}
-        beyond = holder.lineage[holder.lineage.index(origin.runner) + 1 :]
-        if any(process.pid in tops for process in beyond):
-            return _live_run(holder._replace(origin=origin), context)
-    return None
-
-
-def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Supervisor | None:
-    """Who started a holder again after the *old* ones were stopped, and may it be stopped itself.
-
-    The supervisor is the live parent that old and new share, be there a wrapper between. It holds
-    nothing, so that somebody asked for the port is no reason to stop it: it takes a proof that it
-    was left there (rules `own-run`, `left-behind`, `orphan`).
-    """
-    for at, parent in enumerate(new.lineage):
-        if any(same(parent, other) for holder in old for other in holder.lineage):
-            adopts = programs.is_listed_reaper(parent) or programs.runs_commands(parent)
-            if parent.pid == 1 or adopts:
-                return None
-            above = _supervisor_as_holder(new, at)
-            verdict = judge(above, context)
-            if verdict.rule not in ("own-run", "left-behind", "orphan") or verdict.action == "keep":
-                rule = "attended" if verdict.action == "stop" else verdict.rule
-                name = named(parent)
-                verdict = Verdict("keep", rule, f"started again by {name}", f"stop that: {name}")
-            return Supervisor(above, verdict)
-        if not programs.is_wrapper(parent):
-            return None
-    return None
-
-
-def _supervisor_as_holder(new: Holder, at: int) -> Holder:
-    """The ancestor of a holder, at this place in its lineage, as if it held the port."""
-    parent = new.lineage[at]
-    above = new._replace(
-        process=parent, sockets=frozenset(), lineage=new.lineage[at + 1 :], pinned=True
-    )
-    # Only of its child's runs it was asked whether they live.
-    unasked = set(_runs(above)).difference(_runs(new))
-    return above._replace(live_runs=new.live_runs | unasked)
-
-
-def _runs(holder: Holder) -> tuple[str, ...]:
-    return run_id.elements(holder.mark(run_id.RUN_ID))
-
-
 # The rules, in order. Each gives its verdict, or None where it has nothing to say.
 
 
-def _self(holder: Holder, context: Context) -> Verdict | None:
+def self_(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
-    who = f"{programs.program(process) or '?'}, pid {process.pid}"
-    # By the pid alone: those are alive, so that nobody else can have their pids.
+    which = f"{programs.program(process) or '?'}, pid {process.pid}"
+    # The pid alone is enough: our ancestors are alive, so no other process has their pids.
     if any(process.pid == own.pid for own in context.ours):
         if any(map(programs.is_test_runner, holder.upward())):
-            reason = f"held by this test run itself ({who})"
+            reason = f"held by this test run itself ({which})"
         elif process.pid == context.caller.pid:
-            reason = f"held by this very process ({who})"
+            reason = f"held by this very process ({which})"
         else:
-            reason = f"held by an ancestor of this very process ({who})"
+            reason = f"held by an ancestor of this very process ({which})"
     elif is_siblings(holder, context):
-        reason = f"held by this test run itself ({who}, by way of pytest-xdist)"
+        reason = f"held by this test run itself ({which}, by way of pytest-xdist)"
     else:
         return None
-    # An ancestor may be one that has better advice: systemd, sshd, an editor.
-    protected = _protected(holder, context)
+    # For some ancestors there is better advice: systemd, sshd, an editor.
+    better = protected(holder, context)
     instead = "close it where it was opened, or give the tests another port"
-    return Verdict("keep", "self", reason, protected.instead if protected else instead)
+    return Verdict("keep", "self", reason, better.instead if better else instead)
 
 
-def _own_run(holder: Holder, context: Context) -> Verdict | None:
+def own_run(holder: Holder, context: Context) -> Verdict | None:
     if programs.is_container_engine(holder.process):
-        return None  # podman's descend from who called it, and end with their container
+        return None  # podman's descend from their caller, and end with their container
     origin = holder.origin
-    unread = _unread(holder, context)
     begins = context.phase == "before"
-    if origin and origin.ours and not (begins or unread or _may_stay(holder, context)):
+    may_stop = not _unread(holder, context) and not _may_stay(holder, context)
+    if may_stop and origin and origin.ours and not begins:
         came_up = "it came up during this run, on a port that was free before, by itself"
         why = came_up if origin.evidence == "arrival" else "started in this run"
         return Verdict("stop", "own-run", birth(holder) or why)
@@ -166,19 +61,13 @@ def _own_run(holder: Holder, context: Context) -> Verdict | None:
     # What was born in a run that has ended is not for this one: nox opens one after the other.
     ended = origin is not None and origin.state == "ended" and origin.evidence != "mark"
     if begins and not foreign and not ended and may_be_for_this_run(holder, context):
-        return Verdict(
-            "keep",
-            "own-run",
-            "started for this run already",
-            "nothing, if the tests are to use it; otherwise start it later, or on another port",
+        instead = (
+            "nothing, if the tests are to use it; otherwise start it later, or on another port"
         )
+        return Verdict("keep", "own-run", "started for this run already", instead)
     # Where one run surrounds another in the same process, descent does not tell them apart.
-    if (
-        not unread
-        and holder.descends_from(context.caller)
-        and not (context.phase == "after" and context.surrounded_here)
-        and not _may_stay(holder, context)
-    ):
+    two_runs = context.phase == "after" and context.surrounded_here
+    if may_stop and holder.descends_from(context.caller) and not two_runs:
         return Verdict("stop", "own-run", birth(holder) or "started by this very process")
     return None
 
@@ -187,75 +76,54 @@ def _may_stay(holder: Holder, context: Context) -> bool:
     return context.scope == "orphans" and bool(asks_to_stay(holder, context))
 
 
-def _container(holder: Holder, context: Context) -> Verdict | None:
-    process = holder.process
+def container(holder: Holder, context: Context) -> Verdict | None:
+    process, name = holder.process, holder.engine
     engine = "podman" if any(map(programs.is_podman, holder.upward())) else "docker"
     publishes = programs.is_container_engine(process)
-    container = _other_container(holder, context)
-    if holder.engine and (publishes or container):
-        tie = "published by" if publishes else "runs in"
-        stop = f"{engine} stop {shlex.quote(holder.engine.split()[0])}"
-        return Verdict("keep", "container", f"{tie} container {holder.engine}", stop)
-    if publishes and holder.engine is None and programs.program(process) == "docker-proxy":
-        return Verdict(
-            "keep",
-            "container",
-            f"{named(process)} publishes the port for a container that {engine} does not know (any "
-            "more)",
-            f"{engine} ps -a names those that are stopped; if it is gone: sudo kill {process.pid}",
-        )
-    if publishes:
+    other = _other_container(holder, context)
+    if name and (publishes or other):
+        reason = f"{'published by' if publishes else 'runs in'} container {name}"
+        instead = f"{engine} stop {shlex.quote(name.split()[0])}"
+    elif publishes and name is None and programs.program(process) == "docker-proxy":
+        reason = f"{named(process)} publishes the port for a container that {engine} does not know"
+        reason += " (any more)"
+        instead = f"{engine} ps -a names those that are stopped; if it is gone: sudo kill "
+        instead += str(process.pid)
+    elif publishes:
+        reason = f"{named(process)} publishes the port for a container"
         port = argument(min(holder.ports)) if holder.ports else "PORT"
         # Podman knows no such filter, and says "is an invalid filter".
         find = "podman ps" if engine == "podman" else f"docker ps --filter publish={port}"
-        return Verdict(
-            "keep",
-            "container",
-            f"{named(process)} publishes the port for a container",
-            f"{find}, then: {engine} stop NAME",
-        )
-    if container:
-        return Verdict(
-            "keep",
-            "container",
-            f"runs in another container ({_short(container)})",
-            "stop that container"
-            + (
-                f": docker stop {_short(container)}, or the same with podman"
-                if _CONTAINER_ID.fullmatch(container)
-                else ""
-            ),
-        )
-    # The first process adopts every orphan: to have it for an ancestor says nothing.
-    if any(p.pid in context.main_service for p in holder.upward() if p.pid != 1) or (
+        instead = f"{find}, then: {engine} stop NAME"
+    elif _CONTAINER_ID.fullmatch(other):
+        reason = f"runs in another container ({other[:12]})"
+        instead = f"stop that container: docker stop {other[:12]}, or the same with podman"
+    elif other:
+        reason, instead = f"runs in another container ({other})", "stop that container"
+    # The first process adopts all orphans: to have it for an ancestor proves nothing.
+    elif any(p.pid in context.main_service for p in holder.upward() if p.pid != 1) or (
         process.pid == 1 and context.main_service
     ):
-        return Verdict(
-            "keep",
-            "container",
-            "it is the main service of this container",
-            "give the tests another port, or a container of their own: docker compose run",
-        )
-    return None
+        reason = "it is the main service of this container"
+        instead = "give the tests another port, or a container of their own: docker compose run"
+    else:
+        return None
+    return Verdict("keep", "container", reason, instead)
 
 
 def _other_container(holder: Holder, context: Context) -> str:
     """The container that it runs in, if that is not ours: its id, or ``"?"``; else empty."""
     if holder.process.container is not None:
         return holder.process.container
-    # Where the system does not tell, it still descends from the parent of all that is in it, whose
-    # command line has the id.
+    # Where the system does not tell, the container's first parent does: its command line has the
+    # id.
     shims = (p for p in holder.lineage if programs.is_container_shim(p) and not context.is_ours(p))
     if shim := next(shims, None):
         return next(filter(_CONTAINER_ID.fullmatch, shim.argv), "?")
     return ""
 
 
-def _short(container: str) -> str:
-    return container[:12] if _CONTAINER_ID.fullmatch(container) else container
-
-
-def _protected(holder: Holder, context: Context) -> Verdict | None:
+def protected(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
     numbers = {port.number for port in holder.ports}
     if context.platform == "win32" and process.pid <= 4:
@@ -285,39 +153,38 @@ def _protected(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("keep", "protected", f"{named(process)}: {what}", instead)
 
 
-def _unknown(holder: Holder, context: Context) -> Verdict | None:
+def unknown(holder: Holder, context: Context) -> Verdict | None:
     missing = _unread(holder, context)
     known = holder.pinned and holder.process.owner is not None
     if not missing or (known and not _in_reach(holder, context)):
-        return None  # that it is somebody else's says more: rule other-user
+        return None  # that it is another user's says more: rule other-user
     pid = holder.pid
     look = f'tasklist /v /fi "pid eq {pid}"' if context.platform == "win32" else f"ps -fp {pid}"
-    return Verdict(
-        "keep", "unknown", missing, f"try again; if that does not help, look at it: {look}"
-    )
+    instead = f"try again; if that does not help, look at it: {look}"
+    return Verdict("keep", "unknown", missing, instead)
 
 
 def _unread(holder: Holder, context: Context) -> str:
-    """What it takes to know a holder, and could not be had; empty if it is known."""
+    """What must be known of a holder, and could not be read; empty if all is known."""
     if not holder.pinned:
         return "it could not be pinned, so that a signal might reach another process"
     if holder.process.owner is None:
         return "whose it is could not be read"
-    # macOS shows the environment of hardly any process: there rule live-run makes allowance for it.
+    # macOS shows the environment of hardly any process: evidence `unreadable` allows for that.
     if not holder.process.complete and context.platform != "darwin":
         hides = " (it is yours, and hides)" if context.owns(holder) else ""
         return f"its environment could not be read{hides}, so that it may belong to a live run"
     return ""
 
 
-def _other_user(holder: Holder, context: Context) -> Verdict | None:
+def other_user(holder: Holder, context: Context) -> Verdict | None:
     if _in_reach(holder, context):
         return None
-    who = holder.user or str(holder.process.owner)
-    # Who has come by sudo needs it again.
+    owner = holder.user or str(holder.process.owner)
+    # A caller that came by sudo needs it again.
     by_sudo = context.caller.owner not in context.owners
-    advice = Advice(f"ask {who} to stop it", privileged=by_sudo or not context.privileged)
-    return Verdict("keep", "other-user", f"it belongs to {who}", advice=advice)
+    advice = Advice(f"ask {owner} to stop it", privileged=by_sudo or not context.privileged)
+    return Verdict("keep", "other-user", f"it belongs to {owner}", advice=advice)
 
 
 def _in_reach(holder: Holder, context: Context) -> bool:
@@ -325,29 +192,24 @@ def _in_reach(holder: Holder, context: Context) -> bool:
     return context.owns(holder) or (context.scope == "any" and context.privileged)
 
 
-def _live_run(holder: Holder, context: Context) -> Verdict | None:
+def live_run(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
     if origin is None or origin.state != "live" or origin.ours:
         return None
-    # What the run that begins has started itself is not meant by any scope.
+    # No scope includes what the run that begins has started itself.
     started = context.phase == "before" and holder.descends_from(context.caller)
     if context.scope == "any" and not started:
         return None
-    return _in_use(origin, holder, context)
-
-
-def _in_use(origin: Origin, holder: Holder, context: Context) -> Verdict:
-    runner = origin.runner
+    runner, run = origin.runner, origin.run
     cwd = (runner.cwd if runner else None) or holder.process.cwd
-    who = origin.run
     if runner is not None and origin.alone:
         age = f", {redact.age(context.time - runner.started)} old" if runner.started else ""
-        who = f"{who.removesuffix(')')}, adopted{age}: nobody waits for its result)"
-    reason = f"in use by {who} in {context.path(cwd)}"
+        run = f"{run.removesuffix(')')}, adopted{age}: nobody waits for its result)"
+    reason = f"in use by {run} in {context.path(cwd)}"
     return Verdict("keep", "live-run", reason, advice=Advice())
 
 
-def _left_behind(holder: Holder, context: Context) -> Verdict | None:
+def left_behind(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
     if origin is None or origin.state != "ended" or _may_stay(holder, context):
         return None
@@ -356,22 +218,22 @@ def _left_behind(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("stop", "left-behind", origin.why)
 
 
-def _service(holder: Holder, context: Context) -> Verdict | None:
+def service(holder: Holder, context: Context) -> Verdict | None:
     return _managed(holder, context) or _unit(holder, context)
 
 
 def _managed(holder: Holder, context: Context) -> Verdict | None:
-    """A process manager serves several projects, and starts again what is stopped."""
-    manager = next(filter(programs.process_manager, holder.upward()), None)
+    """A process manager serves several projects, and restarts what is stopped."""
+    chain = list(holder.upward())
+    manager = next(filter(programs.process_manager, chain), None)
     if manager is None or context.is_ours(manager):
         return None
-    if manager.pid == holder.pid:
-        reason = f"{named(manager)} is a process manager, which may serve other projects too"
-        return Verdict("keep", "service", reason, programs.manager_advice(manager, None))
-    # Its child is the program that it knows by a name, whatever that has started.
-    chain = list(holder.upward())
-    app = chain[chain.index(manager) - 1]
-    reason = f"{named(manager)} looks after it, and would start it again"
+    app = None
+    reason = f"{named(manager)} is a process manager, which may serve other projects too"
+    if manager.pid != holder.pid:
+        # It knows its own child by a name, not what that has started.
+        app = chain[chain.index(manager) - 1]
+        reason = f"{named(manager)} looks after it, and would start it again"
     return Verdict("keep", "service", reason, programs.manager_advice(manager, app))
 
 
@@ -379,13 +241,13 @@ def _unit(holder: Holder, context: Context) -> Verdict | None:
     process, unit = holder.process, holder.process.unit
     if unit is None or unit == context.unit:
         return None
-    # Such a unit holds what others start, and the one who lets them: cron, Emacs, a CI agent.
-    lets = programs.is_multiplexer(process) or programs.is_ci_agent(process)
-    if programs.is_launcher_unit(unit) and not lets:
+    # Such a unit holds what others start, and the program that starts it: cron, Emacs, a CI agent.
+    starts = programs.is_multiplexer(process) or programs.is_ci_agent(process)
+    if programs.is_launcher_unit(unit) and not starts:
         return None
     starter = launcher(holder)
     if starter and starter.process and starter.process.terminal:
-        return None  # somebody typed it, in a terminal that happens to live in that unit
+        return None  # it was typed in a terminal that happens to live in that unit
     match context.platform:
         case "darwin" if unit.startswith("application."):
             stop = "quit that application"
@@ -399,24 +261,23 @@ def _unit(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("keep", "service", f"it is the service {unit}", stop)
 
 
-def _orphan(holder: Holder, context: Context) -> Verdict | None:
+def orphan(holder: Holder, context: Context) -> Verdict | None:
     if not _in_project(holder, context) or launcher(holder) is not None:
         return None
     if programs.is_multiplexer(holder.process) or programs.is_forwarder(holder.process):
-        return None  # it is meant to outlive who started it
+        return None  # it is meant to outlive its parent
     if _may_stay(holder, context) or _user_at_work(holder, context):
         return None
-    return Verdict(
-        "stop", "orphan", f"nobody looks after it, and it runs in {context.path(context.project)}"
-    )
+    reason = f"nobody looks after it, and it runs in {context.path(context.project)}"
+    return Verdict("stop", "orphan", reason)
 
 
 def _user_at_work(holder: Holder, context: Context) -> Holder | None:
-    """Who has a connection with it, works in our project, and is looked after: a debugger's adapter
-    forks away on purpose, and looks like an orphan.
+    """A process of our project that is connected to it and looked after: a debugger's adapter
+    daemonises on purpose, and looks like an orphan.
     """
     for user in holder.users:
-        # An editor or a terminal is somebody's by itself.
+        # A person uses an editor or a terminal even if its parent has ended.
         attended = launcher(user) is not None or programs.is_multiplexer(user.process)
         if attended and _in_project(user, context) and not context.is_ours(user.process):
             return user
@@ -434,7 +295,7 @@ def _in_project(holder: Holder, context: Context) -> bool:
     return holder.repository is None or place.is_relative_to(holder.repository)
 
 
-def _mine(holder: Holder, context: Context) -> Verdict | None:
+def mine(holder: Holder, context: Context) -> Verdict | None:
     if context.scope == "orphans" or programs.is_interactive_ssh(holder.process):
         return None
     starter = launcher(holder)
@@ -446,104 +307,61 @@ def _mine(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("stop", "mine", f"{by}, and scope {context.scope} takes it in")
 
 
-def _attended(holder: Holder, context: Context) -> Verdict:
-    why, process = _why_kept(holder, context), holder.process
+def attended(holder: Holder, context: Context) -> Verdict:
+    reason, process = _why_kept(holder, context), holder.process
     if programs.is_interactive_ssh(process):
-        stop = "end that session, or give the tests another port"
-        return Verdict("keep", "attended", why, stop)
+        instead = "end that session, or give the tests another port"
+        return Verdict("keep", "attended", reason, instead)
     do = "stop it there"
     if process.stopped and process.terminal:
         do = f"at {process.terminal}: fg to go on with it, or kill %1 if it is the only job"
-    return Verdict("keep", "attended", why, advice=Advice(do, "mine"))
+    return Verdict("keep", "attended", reason, advice=Advice(do, "mine"))
 
 
 def _why_kept(holder: Holder, context: Context) -> str:
-    process = holder.process
+    """What speaks for it or, where nothing looks after it any more, what proof is missing."""
+    process, name = holder.process, named(holder.process)
+    where, project = context.path(process.cwd), context.path(context.project)
     starter = launcher(holder)
-    where = context.path(process.cwd)
+    by = f", started by {starter}" if starter else ""
     if programs.is_interactive_ssh(process):
-        return f"{named(process)} is a session that somebody works in, started in {where}"
+        return f"{name} is a session that somebody works in, started in {where}"
     if process.stopped:
         at = f" at {process.terminal}" if process.terminal else ""
-        by = f", started by {starter}" if starter else ""
         return f"it is suspended (Ctrl-Z{at}){by}, in {where}"
-    asked = asks_to_stay(holder, context)
-    if starter and not asked:
-        return f"started by {starter} in {where}"
-    # Nobody looks after it. That alone is no proof that nobody needs it: say what else is missing.
-    lone = f"nobody looks after it any more, but it runs in {where}"
-    if asked:
-        by = f", started by {starter}" if starter else ""
+    if asked := asks_to_stay(holder, context):
         return f"it asks to be left running ({asked}){by}, in {where}"
+    if starter:
+        return f"started by {starter} in {where}"
     if user := _user_at_work(holder, context):
         return f"{named(user.process)}, which is looked after, is connected to it, in {where}"
     if programs.is_forwarder(process):
-        return (
-            f"{named(process)} forwards the port to another machine, as it was told to in {where}"
-        )
+        return f"{name} forwards the port to another machine, as it was told to in {where}"
     if _in_project(holder, context):
-        return f"{named(process)} is meant to run on by itself, and runs in {where}"
+        return f"{name} is meant to run on by itself, and runs in {where}"
     if programs.opens_no_ports(process):
-        return f"{named(process)} has inherited the socket of a server that ended, in {where}"
+        return f"{name} has inherited the socket of a server that ended, in {where}"
     if context.project is None:
-        return (
-            f"{lone}, and we are in no project: there is no pyproject.toml or .git here or above, "
-            "so nothing tells that it is ours to stop"
-        )
-    if holder.repository and PurePath(holder.repository).is_relative_to(context.project):
-        return f"{lone}, which is a repository of its own below {context.path(context.project)}"
-    return (
-        f"{lone}, outside of {context.path(context.project)}, and nothing shows that a test run "
-        "has left it"
-    )
+        missing = ", and we are in no project: there is no pyproject.toml or .git here or above, "
+        missing += "so nothing tells that it is ours to stop"
+    elif holder.repository and PurePath(holder.repository).is_relative_to(context.project):
+        missing = f", which is a repository of its own below {project}"
+    else:
+        missing = f", outside of {project}, and nothing shows that a test run has left it"
+    return f"nobody looks after it any more, but it runs in {where}{missing}"
 
 
 RULES: tuple[Callable[[Holder, Context], Verdict | None], ...] = (
-    _self,
-    _own_run,
-    _container,
-    _protected,
-    _unknown,
-    _other_user,
-    _live_run,
-    _left_behind,
-    _service,
-    _orphan,
-    _mine,
-    _attended,
+    self_,
+    own_run,
+    container,
+    protected,
+    unknown,
+    other_user,
+    live_run,
+    left_behind,
+    service,
+    orphan,
+    mine,
+    attended,
 )
-
-
-def _kept(verdict: Verdict | None) -> bool:
-    return verdict is not None and verdict.action == "keep"
-
-
-def _as_for(deciding: Holder, verdict: Verdict, holder: Holder) -> Verdict:
-    ids = {socket.id for socket in deciding.sockets}
-    shares = any(socket.id in ids for socket in holder.sockets)
-    tie = "shares the socket of" if shares else "belongs to the same server as"
-    return verdict._replace(reason=f"{tie} {named(deciding.process)}: {verdict.reason}")
-
-
-def _groups(holders: Iterable[Holder]) -> list[list[Holder]]:
-    """The holders, sorted into groups that stand or fall together: they share a socket, or one is
-    the other's ancestor on the same port.
-    """
-    everybody = list(holders)
-    groups: list[list[Holder]] = []
-    for holder in everybody:
-        ties = {socket.id for socket in holder.sockets}
-        leaders = {found.pid for port in holder.ports if (found := leader(holder, everybody, port))}
-        tied = [
-            group
-            for group in groups
-            if any(
-                other.pid in leaders
-                or ties & {socket.id for socket in other.sockets}
-                or (any(p.pid == holder.pid for p in other.lineage) and other.ports & holder.ports)
-                for other in group
-            )
-        ]
-        groups = [group for group in groups if group not in tied]
-        groups.append([*(other for group in tied for other in group), holder])
-    return groups

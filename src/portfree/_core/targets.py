@@ -12,8 +12,9 @@ from contextlib import ExitStack, suppress
 from portfree._core import programs
 from portfree._core.ancestry import Holder, named, roots, same, supervisors
 from portfree._core.context import Context
+from portfree._core.judge import judge_all, veto, with_origin
 from portfree._core.outcomes import Outcomes
-from portfree._core.rules import Supervisor, judge_all, judge_supervisor, veto, with_origin
+from portfree._core.restarts import Supervisor, judge_supervisor
 from portfree._core.survey import Survey, Suspect, find_users
 from portfree._system.interface import System
 from portfree.model import Note, Port, Verdict

@@ -16,7 +16,7 @@ import pyperf
 
 from portfree import free_ports
 from portfree._core.ports import parse_ports
-from portfree._plugins.pytest_guard import SessionRun
+from portfree._plugins.shared import begin, lines
 from portfree.model import Leaks, Request
 
 # What free_ports() says of a held port goes nowhere, as with a log level above it.
@@ -104,11 +104,11 @@ def session(ports: range, leaks: Leaks = "warn") -> Callable[[], object]:
     request = Request(parse_ports(*ports), leaks=leaks)
 
     def play() -> list[object]:
-        run = SessionRun(request, print)
-        assert not run.before()
-        assert run.headline().endswith("free")
-        run.after()
-        return [*run.lines()]
+        run, found = begin(request, "the tests", print)
+        assert run
+        assert not found.shown
+        run.close()
+        return [*lines(found), *lines(run.conclusion())]
 
     assert play() == []
     return play

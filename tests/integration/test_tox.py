@@ -460,14 +460,14 @@ def test_a_fault_of_portfree_turns_nothing_red(tox: Tox, processes: Processes) -
     port = processes.free_port()
     tox.ini(a=[f"free_ports = {port}", serves(port)], b=[f"free_ports = {port}", serves(port)])
     (tox.project / "toxfile.py").write_text(
-        "import portfree.run, portfree._plugins.tox4\n"
+        "import portfree.run, portfree._plugins.shared\n"
         "def broken(*words, **options): raise OSError('no such luck')\n"
         "portfree.run.free = broken\n"
     )
 
     after = tox.run("run", "-e", "a")
     (tox.project / "toxfile.py").write_text(
-        (tox.project / "toxfile.py").read_text() + "portfree._plugins.tox4.free = broken\n"
+        (tox.project / "toxfile.py").read_text() + "portfree._plugins.shared.free = broken\n"
     )
     before = tox.run("run", "-e", "b")
 

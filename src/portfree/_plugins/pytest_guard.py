@@ -1,109 +1,147 @@
-"""The run of a test session, and what there is to say of it; for the plugin, and for other hosts.
-
-Nothing in here needs pytest.
-"""
+"""The guard of a pytest session, registered as a plugin where there are ports to free."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
 
-from portfree._core.context import Moment
-from portfree._core.free import free
-from portfree._output.words import summary
-from portfree.conclusion import Conclusion, is_own, of_beginning
-from portfree.errors import PortfreeError
+import pytest
+
+from portfree._output.console import tell
+from portfree._plugins.shared import begin, lines, refusal
+from portfree.conclusion import Conclusion, is_own
 from portfree.model import Outcome, Port, Request
 from portfree.run import Run
 
-Line = tuple[str, bool]
-"""Something to say at the end of the session, and whether it is a warning."""
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+    from portfree._plugins.xdist_hosts import Hosts, Worker
 
 
-class SessionRun:
-    """Frees the ports before the first test and after the last one. Raises nothing but Ctrl-C."""
+class PortGuard:
+    """Frees the ports before the first test and after the last one, on xdist's other hosts too."""
 
-    def __init__(self, request: Request, notice: Callable[[str], None]) -> None:
+    def __init__(self, config: pytest.Config, request: Request) -> None:
+        self._config = config
         self._request = request
-        self._notice = notice
         self._pid = os.getpid()
         self._run: Run | None = None
-        self._trouble: list[str] = []
-        self._beginning = self._end = Conclusion()
-        self._ended = False
-        self.failure = ""
-        """Why the session must not end green."""
-        self.interrupted = False
+        self._before = self._after = Conclusion()
+        self._hosts: Hosts | None = None
+        self._ended = self._told = self._interrupted = self._red = False
 
-    @property
-    def id(self) -> str:
-        """The run's id; empty if it could not be opened."""
-        return self._run.id if self._run else ""
+    def begin(self) -> None:
+        """Free the ports and open a run; `pytest.UsageError` if no test may be started."""
+        self._run, self._before = begin(self._request, "the tests", self._notice)
+        self._refuse(refusal(self._run, self._before))
 
-    def before(self) -> str:
-        """Free the ports and open the run. Returns why no test may be started; empty if it may."""
-        try:
-            run = Run(
-                free(self._request, notice=self._notice, moment=Moment("before")),
-                notice=self._notice,
-            )
-            found = of_beginning(run.before)
-            if found.problems:
-                freed = tuple(outcome for outcome in found.shown if outcome.ok)
-                self._beginning = found._replace(shown=freed, notes=())
-                return f"no test was started, for free_ports_on_busy is fail, and {found.why()}"
-            run.open()
-        except Exception as error:  # noqa: BLE001 - what goes wrong in here must turn no run red
-            why = str(error) if isinstance(error, PortfreeError) else repr(error)
-            trouble = f"the ports could not be looked after before the tests: {why}"
-            if self._request.strict:
-                return trouble
-            self._trouble.append(trouble)
-            return ""
-        self._run, self._beginning = run, found
-        return ""
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Worker) -> None:
+        """The same on the host of a worker that xdist is about to start, if that is another one."""
+        spec = node.gateway.spec
+        if spec.popen and not spec.python and not spec.via:  # as with -n: a child of ours
+            return
+        if self._hosts is None:
+            from portfree._plugins.xdist_hosts import Hosts  # it loads execnet
 
-    def after(self) -> None:
-        """End the run and free the ports again, once, and in the process that began it alone."""
-        run = self._run
-        if run is None or self._ended or os.getpid() != self._pid:
+            self._hosts = Hosts(self._request, self._run.id if self._run else "")
+        self._refuse(self._hosts.welcome(node))
+
+    # Around all others, for they may end fixtures and the workers of xdist, and some of them may
+    # fail; but within that of the terminal, which then prints the summary.
+    @pytest.hookimpl(hookwrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        """End the run and free the ports again."""
+        yield
+        self._end()
+        if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            if self._interrupted:
+                session.exitstatus = pytest.ExitCode.INTERRUPTED
+            elif self._failure:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self._red = session.exitstatus == pytest.ExitCode.TESTS_FAILED
+
+    def pytest_unconfigure(self) -> None:
+        """The same where another plugin kept the session from its start, or from its end."""
+        self._end()
+        for line, _ in self._take_lines():
+            tell(line)
+
+    def pytest_report_header(self) -> str:
+        """Which ports are guarded, and what was done for that; the summary tells more."""
+        if self._run is None:
+            return f"portfree: {'; '.join(self._before.warnings)}"
+        found = filter(None, [_in_short(self._run.before.outcomes), *self._before.notes])
+        ports = _listed(self._request.ports)
+        return f"portfree: {ports}, scope {self._request.scope}: {'; '.join(found)}"
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """What was stopped, kept and left behind; nothing if nothing was."""
+        if said := self._take_lines():
+            terminalreporter.write_sep("=", "portfree")
+            for line, markup in said:
+                terminalreporter.write_line(line, **markup)
+
+    def _refuse(self, why: str) -> None:
+        if why:
+            raise pytest.UsageError(f"portfree: {why}")
+
+    def _end(self) -> None:
+        """End the runs and free the ports again, once, and in the process that began it alone."""
+        if self._ended or os.getpid() != self._pid:
             return
         self._ended = True
         try:
-            run.close()
+            if self._hosts is not None:
+                self._hosts.end()
+            if self._run is not None:
+                self._run.close()
         except KeyboardInterrupt:
-            self.interrupted = True
-            self._trouble.append("interrupted: the ports may not have been freed after the tests")
-            return
-        self._end = run.conclusion()
-        self.failure = self._end.failure("pytest")
-
-    def headline(self) -> str:
-        """One line: which ports, and what was found; the summary tells more."""
-        if self._run is None:
-            return "; ".join(self._trouble)
-        found = filter(None, [_in_short(self._run.before.outcomes), *self._beginning.notes])
-        return f"{_listed(self._request.ports)}, scope {self._request.scope}: {'; '.join(found)}"
-
-    def lines(self) -> list[Line]:
-        """What was stopped, kept and left behind; nothing if nothing was."""
+            self._interrupted = True
         try:
-            return [*self._lines(), *((trouble, True) for trouble in self._trouble)]
-        except Exception as failure:  # noqa: BLE001 - what cannot be said turns no run red
-            return [(f"what was done cannot be told: {failure!r}", True)]
+            if self._hosts is not None:
+                self._hosts.wait()
+        except KeyboardInterrupt:
+            self._interrupted = True
+        if self._run is not None and self._run.id:
+            self._after = self._run.conclusion()
 
-    def _lines(self) -> list[Line]:
-        said: list[Line] = []
-        for when, found in (("before", self._beginning), ("after", self._end)):
-            said += [(f"{when}: {summary(outcome)}", not outcome.ok) for outcome in found.shown]
-            said += [(warning, True) for warning in found.warnings]
-        return said
+    @property
+    def _failure(self) -> str:
+        """Why the session must not end green."""
+        return self._after.failure("pytest") or (self._hosts.failure if self._hosts else "")
+
+    def _take_lines(self) -> list[tuple[str, dict[str, bool]]]:
+        """The lines for the end of the session, with their colours; and no second time."""
+        if self._told or os.getpid() != self._pid:
+            return []
+        self._told = True
+        said = [*lines(self._before, "before: "), *lines(self._after, "after: ")]
+        if self._interrupted:
+            said.append(("interrupted: the ports may not have been freed after the tests", True))
+        if self._hosts is not None:
+            said += self._hosts.lines()
+        coloured = [(text, {"yellow": True} if warning else {}) for text, warning in said]
+        if self._failure:
+            status = "exit status 1: " if self._red else ""
+            coloured.append((f"{status}{self._failure}", {"red": True}))
+        return coloured
+
+    def _notice(self, line: str) -> None:
+        """Say something while it happens, also in the middle of a line of dots."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.flush()
+        tell(line)
 
 
 def _in_short(outcomes: Sequence[Outcome]) -> str:
     """The states of the ports, those of each kind together."""
-    kinds: dict[str, list[Port]] = {}
     rest = [outcome for outcome in outcomes if not is_own(outcome, os.getpid())]
+    kinds: dict[str, list[Port]] = {}
     for outcome in rest:
         kinds.setdefault(outcome.status, []).append(outcome.port)
     if len(kinds) == 1 and len(rest) == len(outcomes):

@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, List, Optional, cast  # noqa: UP035
 from weakref import WeakSet
 
@@ -19,18 +18,13 @@ from tox.report import HandledError
 from tox.tox_env.errors import Fail
 
 from portfree._core import settings
-from portfree._core.context import Moment
-from portfree._core.free import free
 from portfree._core.ports import parse_ports
 from portfree._core.run_id import RUN_ID
-from portfree._output.words import summary
-from portfree.conclusion import of_beginning
+from portfree._plugins.shared import begin, lines
 from portfree.errors import PortfreeError
-from portfree.model import Report, Request
+from portfree.model import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from tox.config.sets import EnvConfigSet
     from tox.report import OutErr
     from tox.session.state import State
@@ -40,9 +34,12 @@ if TYPE_CHECKING:
     from portfree.model import Port
     from portfree.run import Run
 
+# Old tox lets the error of a conversion pass.
+_BAD_VALUE = (HandledError, PortfreeError, ValueError, TypeError)
+
 _logger = logging.getLogger("portfree.tox")
 
-# The environments whose commands are running now, with the ports that are theirs for so long.
+# The environments whose commands are running now, with the ports that they use until then.
 _claims: dict[ToxEnv, tuple[Port, ...]] = {}
 _runs: dict[ToxEnv, Run] = {}
 _turn = threading.Condition()
@@ -58,7 +55,7 @@ def tox_add_env_config(env_conf: EnvConfigSet, state: State) -> None:  # noqa: A
     text, number = Optional[str], Optional[float]  # noqa: UP045
     add: Any = env_conf.add_config
     add("free_ports", List[str], [], "ports to free before the commands and after them")  # noqa: UP006
-    add("free_ports_scope", text, None, "whom to stop: orphans, project, mine or any")
+    add("free_ports_scope", text, None, "which processes to stop: orphans, project, mine or any")
     add("free_ports_grace", number, None, "seconds that a server gets to shut down")
     add("free_ports_wait", number, None, "seconds to wait for a live run to give a port up")
     add("free_ports_on_busy", text, None, "what if a port stays busy: warn or fail")
@@ -69,20 +66,14 @@ def tox_add_env_config(env_conf: EnvConfigSet, state: State) -> None:  # noqa: A
 @impl
 def tox_before_run_commands(tox_env: ToxEnv) -> None:
     """Free the ports, and open a run."""
-    request = None
-    try:
-        off = os.environ.get("PORTFREE") == "0"
-        if off:
-            tox_env.conf["set_env"].update({"PORTFREE": "0"})  # tox keeps it from the commands
-        request = _request(tox_env)
-        if off and request and request.ports:
-            _note(tox_env, "turned off by PORTFREE=0 in the environment")
-            request = request._replace(ports=(), leaks="ignore", on_busy="warn")
-        problem = _begin(tox_env, request) if request else ""
-    except Fail:
-        raise
-    except Exception as failure:  # noqa: BLE001 - red only where that was asked for
-        problem = _failed(tox_env, failure, request)
+    off = os.environ.get("PORTFREE") == "0"
+    if off:
+        tox_env.conf["set_env"].update({"PORTFREE": "0"})  # tox keeps it from the commands
+    request = _request(tox_env)
+    if off and request and request.ports:
+        _say(tox_env, "turned off by PORTFREE=0 in the environment")
+        request = request._replace(ports=(), leaks="ignore", on_busy="warn")
+    problem = _begin(tox_env, request) if request else ""
     if problem:
         _let_go(tox_env)  # before tox 4.0.7 nothing comes after this
         raise Fail(f"portfree: {problem}")
@@ -110,35 +101,24 @@ def _request(tox_env: ToxEnv) -> Request | None:
     """What the configuration asks for; None if portfree has no business here."""
     conf = tox_env.conf
     try:
-        ports = conf["free_ports"]
-        if ports:
-            return _configured(conf)
-    # Old tox lets the error of a conversion pass.
-    except (HandledError, PortfreeError, ValueError, TypeError) as error:
-        hint = '; write free_ports = ["8000"], a list of strings' if _is_int(error) else ""
+        if words := conf["free_ports"]:
+            try:
+                ports = parse_ports(*words)
+            except PortfreeError as error:
+                raise PortfreeError(f"free_ports: {error}") from error
+            names = ("scope", "grace", "wait", "on_busy", "leaks")
+            given = {name: conf[f"free_ports_{name}"] for name in names}
+            return settings.request("tox", ports, given)
+    except _BAD_VALUE as error:
+        what = str(error)
+        is_int = "free_ports: " in what and "is not of type 'str'" in what
+        hint = '; write free_ports = ["8000"], a list of strings' if is_int else ""
         where = f"environment {conf.name} in {tox_env.core['config_file_path']}"
-        raise Fail(f"portfree: {where}: {error}{hint}") from error
+        raise Fail(f"portfree: {where}: {what}{hint}") from error
     # Where others are guarded, an id tells them whether a server on their port was left here or is
     # in use here. And what surrounds tox (`portfree run 8000 -- tox`) must get to the commands, of
     # which tox keeps away all variables that it does not know.
     return Request((), leaks="ignore") if RUN_ID in os.environ or _any_configured() else None
-
-
-def _configured(conf: EnvConfigSet) -> Request:
-    names = ("scope", "grace", "wait", "on_busy", "leaks")
-    given = {name: conf[f"free_ports_{name}"] for name in names}
-    return settings.request("tox", _ports(conf["free_ports"]), given)
-
-
-def _ports(words: list[str]) -> tuple[Port, ...]:
-    try:
-        return parse_ports(*words)
-    except PortfreeError as error:
-        raise PortfreeError(f"free_ports: {error}") from error
-
-
-def _is_int(error: Exception) -> bool:
-    return "free_ports: " in str(error) and "is not of type 'str'" in str(error)
 
 
 def _any_configured() -> bool:
@@ -148,7 +128,7 @@ def _any_configured() -> bool:
             try:
                 if conf["free_ports"]:
                     return True
-            except Exception:  # noqa: BLE001 - to be reported by that environment itself
+            except _BAD_VALUE:  # to be reported by that environment itself
                 return True
     return False
 
@@ -159,21 +139,13 @@ def _any_configured() -> bool:
 def _claim(tox_env: ToxEnv, request: Request) -> None:
     """Make the ports this environment's own; refuse it if one that runs now has one of them."""
 
-    def rival() -> tuple[ToxEnv, Port] | None:
-        return next(
-            (
-                (other, port)
-                for other, ports in _claims.items()
-                for port in ports
-                if port in request.ports
-            ),
-            None,
-        )
+    def rivals() -> list[tuple[ToxEnv, Port]]:
+        claimed = [(other, port) for other, ports in _claims.items() for port in ports]
+        return [(other, port) for other, port in claimed if port in request.ports]
 
     with _turn:
-        _turn.wait_for(lambda: rival() is None, timeout=request.wait)
-        if found := rival():
-            other, port = found
+        _turn.wait_for(lambda: not rivals(), timeout=request.wait)
+        for other, port in rivals():
             one, two = tox_env.conf.name, other.conf.name
             raise Fail(
                 f"portfree: environments {one} and {two} run at the same time and both want "
@@ -185,23 +157,13 @@ def _claim(tox_env: ToxEnv, request: Request) -> None:
 def _begin(tox_env: ToxEnv, request: Request) -> str:
     """Free the ports and open a run; returns why no command may run, and nothing if they may."""
     _claim(tox_env, request)
-    before = free(request, notice=lambda line: _note(tox_env, line), moment=Moment("before"))
-    found = of_beginning(before)
-    refused = {problem.what for problem in found.problems}
-    _tell(tox_env, found, but=refused)
-    if not refused:
-        _open(tox_env, before)
-    return found.why()
-
-
-def _open(tox_env: ToxEnv, before: Report) -> None:
-    from portfree.run import Run  # not loaded where nobody has configured anything
-
     outer = {RUN_ID: os.environ[RUN_ID]} if RUN_ID in os.environ else {}
-    run = Run(before, environ=outer, notice=lambda line: _note(tox_env, line))
-    run.open()
-    _runs[tox_env] = run
-    tox_env.conf["set_env"].update({RUN_ID: run.id})
+    run, found = begin(request, "the commands", lambda line: _say(tox_env, line), outer)
+    if run is not None and run.id:
+        _runs[tox_env] = run
+        tox_env.conf["set_env"].update({RUN_ID: run.id})
+    _tell(tox_env, found)
+    return found.why()
 
 
 def _end(tox_env: ToxEnv) -> str:
@@ -214,8 +176,6 @@ def _end(tox_env: ToxEnv) -> str:
         found = run.conclusion()
         _tell(tox_env, found)
         return found.failure("tox")
-    except Exception as failure:  # noqa: BLE001 - as above
-        return _failed(tox_env, failure, run.before.request if run else None)
     finally:
         _let_go(tox_env)
 
@@ -227,44 +187,19 @@ def _let_go(tox_env: ToxEnv) -> None:
         _turn.notify_all()
 
 
-def _failed(tox_env: ToxEnv, failure: Exception, request: Request | None) -> str:
-    """Say that portfree itself has failed, which turns an environment red only where that must not
-    be green without free ports: then it returns why.
-    """
-    trouble = f"the ports could not be looked after: {failure!r}"
-    if request is not None and request.strict:
-        return trouble
-    with suppress(Exception):  # what cannot be said turns nothing red
-        _warn(tox_env, trouble)
-    return ""
-
-
 # --- messages ------------------------------------------------------------------------------------
 
 
-def _tell(tox_env: ToxEnv, found: Conclusion, *, but: Collection[str] = ()) -> None:
-    """Say what was found, but for what is said otherwise."""
-    for outcome in found.shown:
-        if (line := summary(outcome)) not in but:
-            (_note if outcome.ok else _warn)(tox_env, line)
-    for line in found.notes:
-        _note(tox_env, line)
-    for line in found.warnings:
-        _warn(tox_env, line)
+def _tell(tox_env: ToxEnv, found: Conclusion) -> None:
+    for line, warning in (*lines(found), *((note, False) for note in found.notes)):
+        _say(tox_env, line, warning=warning)
 
 
-def _note(tox_env: ToxEnv, line: str) -> None:
-    # For tox, what it does by itself is a warning: the lowest level that one sees without -v.
-    _say(tox_env, logging.WARNING, line)
-
-
-def _warn(tox_env: ToxEnv, line: str) -> None:
-    _say(tox_env, logging.ERROR, line)  # red, and there with -q too
-
-
-def _say(tox_env: ToxEnv, level: int, line: str) -> None:
-    # Of an environment that succeeds in `tox -p` nothing is shown, but who held its port, or that
-    # it may have talked to somebody else's server, must be.
+def _say(tox_env: ToxEnv, line: str, *, warning: bool = False) -> None:
+    # For tox, what it does by itself is a warning: the lowest level that one sees without -v. An
+    # error is red, and there with -q too.
+    level = logging.ERROR if warning else logging.WARNING
+    # `tox -p` shows nothing of an environment that succeeds; our lines are shown all the same.
     streams = cast("OutErr", (sys.stdout, sys.stderr))
     with tox_env.log_handler.suspend_out_err(True, streams):  # noqa: FBT003
         _logger.log(level, "portfree: %s", line)

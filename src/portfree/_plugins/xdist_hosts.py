@@ -1,11 +1,11 @@
 """Workers of pytest-xdist on other hosts: other machines, containers, network namespaces.
 
-The controller does it all, for it is the one who outlives every worker. When xdist sets up a
-worker, its host is asked who it is; on the first worker of a host that is not the controller's,
-one more gateway to it is opened, which runs no tests. The process at its other end (`serve`) frees
-the ports of that host, opens a run there, and ends it when the controller says so, or is gone.
-xdist sets up one worker after the other, so no worker of the host starts before its ports are free,
-none has to wait for another, and one that crashes takes no run with it.
+The controller outlives every worker, so it does it all. When xdist sets up a worker, its host is
+asked for its identity. For the first worker of a host that is not the controller's, one more
+gateway to it is opened, which runs no tests. The process at its other end (`serve`) frees the ports
+of that host, opens a run there, and ends it when the controller says so, or is gone. xdist sets up
+one worker after the other, so no worker of the host starts before its ports are free, none has to
+wait for another, and one that crashes takes no run with it.
 
 That process is also the controller in the run id that the workers of the host pass on, so that the
 end of the run knows what they have started, and other runs on that host know that it is in use.
@@ -22,21 +22,26 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+import execnet
+
 from portfree._core.ports import parse_ports
 from portfree._core.redact import safe
 from portfree._core.run_id import RUN_ID
 from portfree._core.stop import longest
 from portfree._output.console import tell
-from portfree._plugins import host_probe as host_module
-from portfree._plugins.pytest_guard import Line, SessionRun
+from portfree._plugins import host_probe
+from portfree._plugins.shared import Line, begin, lines, refusal
+from portfree.conclusion import Conclusion
 from portfree.model import Request
 
 if TYPE_CHECKING:
-    import execnet
     import pytest
 
 # Seconds for what takes no time: a slow machine, or a slow network, at the other end.
 _MARGIN = 30.0
+
+# How a connection fails: it breaks, it is slow, there is no answer, or the other end has an error.
+_FAILURES = (OSError, EOFError, execnet.HostNotFound, execnet.RemoteError)
 
 _SERVE = """
 import os, sys
@@ -47,7 +52,7 @@ else:
     sys.path[:] = path
 try:
     from portfree._plugins.xdist_hosts import serve
-except Exception as error:
+except (ImportError, SyntaxError) as error:
     channel.send(str(error))
 else:
     serve(channel, settings)
@@ -71,7 +76,7 @@ class Hosts:
         """*run_id*: that of our own run."""
         self._request = request
         self._run_id = run_id
-        self._here = host_module.identity()
+        self._here = host_probe.identity()
         self._hosts: dict[tuple[str, str], _Host] = {}
         self._trouble: list[str] = []
 
@@ -82,35 +87,30 @@ class Hosts:
         """
         worker = node.gateway.id
         try:
-            channel, there = _ask(node.gateway)
-        except Exception as error:  # noqa: BLE001 - what goes wrong in here must turn no run red
+            channel, (machine, namespace, name, named) = _ask(node.gateway)
+        except _FAILURES as error:
             trouble = f"the host of worker {worker} could not be told: {_why(error)}"
             if self._request.strict:
                 return trouble
             self._trouble.append(trouble)
             return ""
-        refusal = ""
-        # On our own host it may be all the same nobody that inherited our id: ssh to localhost.
+        refused = ""
+        # A worker on our own host may lack our id: `ssh localhost` does not pass it on.
         environ = {RUN_ID: self._run_id} if self._run_id else {}
-        if there[:2] != self._here[:2]:
-            host = self._hosts.get(there[:2])
-            if host is None:
-                host = self._hosts[there[:2]] = _Host(self._name(there), self._request)
-                if refused := host.open(node):
-                    refusal = f"host {host.name}: {refused}"
-            environ = host.environ
+        where = (machine, namespace)
+        if where != self._here[:2]:
+            if where not in self._hosts:
+                if machine == self._here[0]:
+                    name = f"{name} (network namespace {named})"
+                self._hosts[where] = _Host(safe(name), self._request)
+                refused = self._hosts[where].open(node)
+            environ = self._hosts[where].environ
         try:
             channel.send(environ)
             channel.waitclose(_MARGIN)
-        except Exception as error:  # noqa: BLE001
+        except _FAILURES as error:
             self._trouble.append(f"worker {worker} could not be told its run: {_why(error)}")
-        return refusal
-
-    def _name(self, there: tuple[str, str, str, str]) -> str:
-        machine, _, name, namespace = there
-        if machine == self._here[0]:
-            name = f"{name} (network namespace {namespace})"
-        return safe(name)
+        return refused and f"host {self._hosts[where].name}: {refused}"
 
     def end(self) -> None:
         """Have the runs of all hosts ended, without waiting for that."""
@@ -144,10 +144,10 @@ class _Host:
         self.name = name
         self.failure = ""
         self.lines: list[Line] = []
-        self._request = request
         self.environ: dict[str, str] = {}
         """What has the servers of its workers carry the id of its run."""
-        self._group: execnet.Group | None = None
+        self._request = request
+        self._group = execnet.Group()
         self._channel: execnet.Channel | None = None
 
     def open(self, node: Worker) -> str:
@@ -161,44 +161,37 @@ class _Host:
             "ports": [str(port) for port in request.ports],
             "name": self.name,
         }
-        # The same that xdist does for its workers.
-        path = list(sys.path) if spec.popen else None
         try:
             self._channel = self._gateway(node).remote_exec(_SERVE)
-            self._channel.send((path, settings))
+            # The same path that xdist gives its workers.
+            self._channel.send((list(sys.path) if spec.popen else None, settings))
             answer = self._channel.receive(request.wait + longest(request.grace) + _MARGIN)
-            if isinstance(answer, str):
-                trouble = (
-                    f"its ports were not freed, for portfree cannot be used there: {safe(answer)}"
-                )
-                return self._failed(trouble)
-            refusal, run_id, self.lines = answer
-        except Exception as error:  # noqa: BLE001
+        except _FAILURES as error:
             return self._failed(f"the ports could not be looked after: {_why(error)}")
-        if refusal:
+        if isinstance(answer, str):
+            why = f"its ports were not freed, for portfree cannot be used there: {safe(answer)}"
+            return self._failed(why)
+        refused, run_id, self.lines = answer
+        if refused:
             self._close()
         elif run_id:
             self.environ = {RUN_ID: run_id}
-        return str(refusal)
+        return str(refused)
 
     def _failed(self, trouble: str) -> str:
         """Its ports could not be freed; returns why no test may be started, if that matters."""
         self._close()
         if self._request.strict:
             return trouble
-        self._say(trouble)
+        self.lines.append((trouble, True))
         return ""
 
     def _gateway(self, node: Worker) -> execnet.Gateway:
         """One more gateway to where this worker is, in a group of its own: it outlives xdist's."""
-        import execnet
-
         spec = copy.copy(node.gateway.spec)
         spec.id = None
-        self._group = execnet.Group()
         if spec.via:
-            for text in node.config.getoption("px"):
-                proxy = execnet.XSpec(text)
+            for proxy in map(execnet.XSpec, node.config.getoption("px")):
                 if proxy.id == spec.via:
                     self._group.makegateway(proxy)
         return self._group.makegateway(spec)
@@ -211,30 +204,25 @@ class _Host:
     def wait(self) -> None:
         if self._channel is None:
             return
-        request = self._request
         try:
-            answer = self._channel.receive(2 * longest(request.grace) + _MARGIN)
-            self.failure, self.lines = answer
-        except Exception as error:  # noqa: BLE001
-            self._say(f"what was done there after the tests is not known: {_why(error)}")
-            if request.strict:
+            timeout = 2 * longest(self._request.grace) + _MARGIN
+            self.failure, self.lines = self._channel.receive(timeout)
+        except _FAILURES as error:
+            why = f"what was done there after the tests is not known: {_why(error)}"
+            self.lines.append((why, True))
+            if self._request.strict:
                 self.failure = "the ports could not be looked after"
         self._close()
 
-    def _say(self, text: str) -> None:
-        self.lines.append((text, True))
-
     def _close(self) -> None:
         self._channel = None
-        if self._group is not None:
-            with suppress(Exception):  # a lost connection cannot be closed
-                self._group.terminate(timeout=_MARGIN)
-            self._group = None
+        with suppress(*_FAILURES):  # a lost connection cannot be closed
+            self._group.terminate(timeout=_MARGIN)
 
 
 def _ask(gateway: execnet.Gateway) -> tuple[execnet.Channel, tuple[str, str, str, str]]:
     """Which host is at the other end of a gateway, and where it waits for an environment."""
-    channel = gateway.remote_exec(host_module)
+    channel = gateway.remote_exec(host_probe)
     machine, namespace, name, named = channel.receive(_MARGIN)
     return channel, (machine, namespace, name, named)
 
@@ -253,11 +241,13 @@ def serve(channel: execnet.Channel, settings: dict[str, Any]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller
     name = settings.pop("name")
     request = Request(**{**settings, "ports": parse_ports(*settings["ports"])})
-    run = SessionRun(request, notice=lambda line: tell(f"host {name}: {line}"))
-    refusal = run.before()
+    run, found = begin(request, "the tests", lambda line: tell(f"host {name}: {line}"))
+    said = lines(found, "before: ")
     try:
-        channel.send((refusal, run.id, run.lines()))
+        channel.send((refusal(run, found), run.id if run else "", said))
         channel.receive()
     finally:
-        run.after()
-    channel.send((run.failure, run.lines()))
+        if run is not None:
+            run.close()
+    found = run.conclusion() if run is not None else Conclusion()
+    channel.send((found.failure("pytest"), [*said, *lines(found, "after: ")]))

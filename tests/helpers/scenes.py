@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Unpack
 
-from helpers.builders import (
+from helpers.builders import Findings, below, born, context, holder, neighbour
+from helpers.plain_processes import (
     HOME,
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
     THEIR_PYTEST,
     THEIR_SHELL,
-    below,
-    born,
-    context,
+    Facts,
     fork,
-    holder,
-    neighbour,
     process,
     titled,
 )
-from portfree._core.ancestry import SessionFolder, named
+from portfree._core.ancestry import Holder, SessionFolder, named
+from portfree._core.context import Context
 from portfree._core.judge import judge
-from portfree._core.origin import Origin, origin_of
+from portfree._core.origin import Evidence, Origin, origin_of
 from portfree._core.ports import Port
-from portfree._system.interface import Lock
+from portfree._system.interface import Lock, Process
 from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from helpers.builders import Facts, Findings
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._core.origin import Evidence
-    from portfree._system.interface import Process
 
 TWELVE = (
     "self",
@@ -155,3 +144,12 @@ def narrowest(found: Holder, asked: Context) -> str:
 
 PM2 = titled(9, "PM2 v5.3.0: God Daemon (/home/me/.pm2)", cwd=HOME)
 MUX = titled(2000, "ssh: /home/me/.ssh/cm [mux]", name="ssh", environment="wiped", cwd="/")
+SERVER = process(2000)
+
+
+def marked(pid: int, command: str = "python server.py") -> Process:
+    return process(pid, command, marks=IN_A_TEST)
+
+
+# The first process of a container that is no init
+APP_AS_PID_1 = process(1, "python entrypoint.py", session=1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
+from helpers.builders import case, context, holder, miss, neighbour, socket
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     INIT,
@@ -14,23 +13,15 @@ from helpers.builders import (
     OUR_SHELL,
     THEIR_PYTEST,
     USER_MANAGER,
-    case,
-    context,
     fork,
-    holder,
-    miss,
-    neighbour,
     process,
-    socket,
 )
 from helpers.scenes import DAEMON, ENDING, EXECNET, NODEMON, OUR_NOX, OURS, WORKING, XDIST, told
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context, Neighbour
 from portfree._core.judge import judge
 from portfree._core.origin import Origin, arrival, origin_of
 from portfree._core.ports import Port
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context, Neighbour
 
 CAME_UP = Origin("arrival", "live", "this run", id=OURS, ours=True)
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers.builders import (
+    below,
+    beside,
+    born,
+    case,
+    context,
+    holder,
+    miss,
+    neighbour,
+    orphan,
+    scene,
+)
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     INIT,
@@ -15,18 +26,8 @@ from helpers.builders import (
     OUR_SHELL,
     THEIR_PYTEST,
     THEIR_SHELL,
-    below,
-    beside,
-    born,
-    case,
-    context,
     fork,
-    holder,
-    miss,
-    neighbour,
-    orphan,
     process,
-    scene,
     titled,
 )
 from helpers.scenes import (
@@ -45,12 +46,10 @@ from helpers.scenes import (
     told,
     used_by,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
 from portfree._core.origin import Origin, copy, origin_of
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 live = partial(used_by, evidence="copy")
 LEFT_COPY = Origin("copy", "ended", "pytest", why="it is a fork of a pytest that has ended")

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.builders import (
+from helpers.builders import below, born, context, holder, miss, neighbour, orphan, run_id, scene
+from helpers.plain_processes import (
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
     THEIR_PYTEST,
     THEIR_SHELL,
     USER_MANAGER,
-    below,
-    born,
-    context,
     fork,
-    holder,
-    miss,
-    neighbour,
-    orphan,
     process,
-    run_id,
-    scene,
 )
 from helpers.scenes import (
     ADOPTED_KARMA,
@@ -49,11 +40,9 @@ from helpers.scenes import (
     told,
     used_by,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.origin import Origin, descent, origin_of
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 live = partial(used_by, evidence="descent")
 IN_A_STEP = context("pytest", STEP, AGENT, INIT)

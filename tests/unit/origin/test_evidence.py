@@ -6,17 +6,8 @@ from typing import get_args
 
 import pytest
 
-from helpers.builders import (
-    INIT,
-    THEIR_PYTEST,
-    THEIR_SHELL,
-    alive,
-    born,
-    context,
-    holder,
-    orphan,
-    run_id,
-)
+from helpers.builders import alive, born, context, holder, orphan, run_id
+from helpers.plain_processes import INIT, THEIR_PYTEST, THEIR_SHELL
 from helpers.scenes import (
     COPY,
     ENDING,

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.builders import (
+from helpers.builders import context, holder, miss, orphan, scene
+from helpers.plain_processes import (
     HOME,
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
     PROJECT,
     THEIR_PYTEST,
-    context,
-    holder,
-    miss,
-    orphan,
     process,
-    scene,
 )
 from helpers.scenes import (
     AROUND,
@@ -44,12 +39,10 @@ from helpers.scenes import (
     told,
     used_by,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.origin import Origin, folder, origin_of
 from portfree._system.interface import Lock
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 live = partial(used_by, evidence="folder")
 

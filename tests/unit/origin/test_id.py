@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.builders import (
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    THEIR_SHELL,
-    alive,
-    below,
-    born,
-    context,
-    holder,
-    miss,
-    orphan,
-    process,
-    run_id,
-    scene,
-)
+from helpers.builders import alive, below, born, context, holder, miss, orphan, run_id, scene
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, THEIR_SHELL, process
 from helpers.scenes import (
     ENDED,
     IN_A_PORTFREE_RUN,
@@ -38,11 +23,9 @@ from helpers.scenes import (
     told,
     used_by,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.origin import Origin, id_, origin_of
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 live = partial(used_by, evidence="id")
 LEFT_BY_THEM = Origin("id", "ended", "portfree's run of pid 77", id=THEIRS, why=ENDED)

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.builders import (
+from helpers.builders import below, beside, born, case, context, holder, neighbour, orphan, scene
+from helpers.plain_processes import (
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
     ROOT,
     THEIR_PYTEST,
     THEIR_SHELL,
-    below,
-    beside,
-    born,
-    case,
-    context,
     fork,
-    holder,
-    neighbour,
-    orphan,
     process,
-    scene,
 )
 from helpers.scenes import (
     ADOPTED_KARMA,
@@ -51,12 +42,10 @@ from helpers.scenes import (
     plain,
     used_by,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.origin import Origin, mark, origin_of
 from portfree._system.interface import CI_JOB_IDS
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 live = partial(used_by, evidence="mark")
 ANOTHER_JOB = Origin("mark", "live", "another CI job (CI_JOB_ID 991)")

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import pytest
 
-from helpers.builders import (
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    below,
-    case,
-    context,
-    fork,
-    holder,
-    orphan,
-    process,
-    run_id,
-)
+from helpers.builders import below, case, context, holder, orphan, run_id
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, fork, process
 from helpers.scenes import (
     AGENT,
     AT_WORK,
@@ -41,15 +30,11 @@ from helpers.scenes import (
     XDIST,
     there,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge, with_origin
 from portfree._core.marks import asks_to_stay, birth, is_siblings, may_be_for_this_run
 from portfree._system.interface import Lock
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 FOR_THIS_RUN = [
     case("our child", below(OUR_PYTEST, OUR_SHELL, INIT), context()),

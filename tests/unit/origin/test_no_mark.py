@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from helpers.builders import (
+    below,
+    beside,
+    born,
+    case,
+    context,
+    holder,
+    miss,
+    neighbour,
+    orphan,
+    run_id,
+)
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     INIT,
@@ -15,18 +25,8 @@ from helpers.builders import (
     PROJECT,
     THEIR_PYTEST,
     THEIR_SHELL,
-    below,
-    beside,
-    born,
-    case,
-    context,
     fork,
-    holder,
-    miss,
-    neighbour,
-    orphan,
     process,
-    run_id,
 )
 from helpers.scenes import (
     ADOPTED_KARMA,
@@ -55,12 +55,9 @@ from helpers.scenes import (
     plain,
     told,
 )
-from portfree._core.context import Neighbour
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context, Neighbour
 from portfree._core.origin import mark, origin_of
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 NOT_STARTERS = [
     case("younger", beside(THEIR_PYTEST._replace(start=2001), INIT)),

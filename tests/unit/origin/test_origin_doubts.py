@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
+from helpers.builders import beside, born, context, holder, neighbour, orphan, run_id, socket
+from helpers.plain_processes import (
     ELSEWHERE,
     INIT,
     ME,
@@ -16,16 +15,8 @@ from helpers.builders import (
     ROOT,
     THEIR_PYTEST,
     THEIR_SHELL,
-    beside,
-    born,
-    context,
     fork,
-    holder,
-    neighbour,
-    orphan,
     process,
-    run_id,
-    socket,
     titled,
 )
 from helpers.scenes import (
@@ -49,14 +40,11 @@ from helpers.scenes import (
     XDIST,
     there,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge, judge_all
 from portfree._core.origin import copy, descent, folder
-from portfree._system.interface import Lock
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._system.interface import Process
+from portfree._system.interface import Lock, Process
 
 GW0 = {"PYTEST_XDIST_WORKER": "gw0"}
 TEAMCITY = {"TEAMCITY_BUILD_PROPERTIES_FILE": "991"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from collections.abc import Callable
+from typing import NamedTuple, get_args
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from helpers.builders import (
+from helpers.builders import context, socket
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     HOME,
@@ -18,26 +20,17 @@ from helpers.builders import (
     OUR_SHELL,
     PROJECT,
     ROOT,
-    context,
     fork,
     process,
-    socket,
 )
 from helpers.scenes import DAY, FIRST_TOX, FOLDER, HERE, INNER, NOW, OURS, THEIRS
 from portfree._core.ancestry import Holder, SessionFolder, is_copy
-from portfree._core.context import Neighbour, Phase
+from portfree._core.context import Context, Neighbour, Phase
 from portfree._core.judge import judge
 from portfree._core.origin import EVIDENCE, Evidence, State, needs_neighbours, origin_of
 from portfree._core.ports import Port
-from portfree._system.interface import MARKS, Lock
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from portfree._core.context import Context
-    from portfree._system.interface import Environment, Process
-    from portfree.model import Scope
+from portfree._system.interface import MARKS, Environment, Lock, Process
+from portfree.model import SCOPES, Scope
 
 # A machine that is busy with other tests is no fault.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

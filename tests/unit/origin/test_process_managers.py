@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    below,
-    born,
-    case,
-    context,
-    holder,
-    process,
-)
+from helpers.builders import below, born, case, context, holder
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, process
 from helpers.scenes import IN_A_TEST, PM2, narrowest
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from portfree._system.interface import Process
+from portfree._system.interface import Process
 
 MANAGERS = [
     case("pm2", PM2, "pm2 stop server (pm2 list names them)"),

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.builders import (
+from helpers.builders import below, beside, case, context, holder, miss, orphan, scene
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     INIT,
     OUR_SHELL,
     THEIR_PYTEST,
     THEIR_SHELL,
-    below,
-    beside,
-    case,
-    context,
     fork,
-    holder,
-    miss,
-    orphan,
     process,
-    scene,
 )
 from helpers.scenes import (
     AT_WORK,
@@ -51,12 +43,9 @@ from helpers.scenes import (
     told,
     used_by,
 )
-from portfree._core.origin import needs_neighbours, origin_of, unreadable
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._core.origin import Origin
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
+from portfree._core.origin import Origin, needs_neighbours, origin_of, unreadable
 
 live = partial(used_by, evidence="unreadable")
 OF_ANYBODY = live(THEIR_PYTEST)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+from _pytest.mark.structures import ParameterSet
 
-from helpers.builders import (
+from helpers.builders import alive, below, beside, born, context, holder, orphan, run_id
+from helpers.plain_processes import (
     ELSEWHERE,
     HOME,
     INIT,
@@ -15,16 +15,8 @@ from helpers.builders import (
     PROJECT,
     THEIR_PYTEST,
     THEIR_SHELL,
-    alive,
-    below,
-    beside,
-    born,
-    context,
     fork,
-    holder,
-    orphan,
     process,
-    run_id,
 )
 from helpers.scenes import (
     AT_WORK,
@@ -59,13 +51,9 @@ from helpers.scenes import (
     there,
 )
 from portfree._core.advice import Advice
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from _pytest.mark.structures import ParameterSet
-
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 
 def story(

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    ELSEWHERE,
-    HOME,
-    INIT,
-    OUR_SHELL,
-    below,
-    context,
-    holder,
-    orphan,
-    process,
-    scene,
-    socket,
-)
+from helpers.builders import below, context, holder, orphan, scene, socket
+from helpers.plain_processes import ELSEWHERE, HOME, INIT, OUR_SHELL, process
 from portfree._core.advice import Advice
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 ATTENDED = [
     scene("a shell", below(OUR_SHELL, INIT), "started by zsh (pid 800) on pts/1 in ~/shop"),

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    INIT,
-    ROOT,
-    below,
-    case,
-    context,
-    holder,
-    orphan,
-    process,
-    scene,
-    socket,
-)
+from helpers.builders import below, case, context, holder, orphan, scene, socket
+from helpers.plain_processes import INIT, ROOT, process
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
 from portfree._core.ports import Port
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree.model import Scope
+from portfree.model import SCOPES, Scope
 
 PROXY = process(2000, "docker-proxy -host-port 8000", owner=ROOT)
 CONTAINER_ID = "4f1c0ffee" + "0" * 55

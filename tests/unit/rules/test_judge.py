@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    THEIR_PYTEST,
-    THEIR_SHELL,
-    case,
-    context,
-    holder,
-    process,
-    socket,
-)
+from helpers.builders import case, context, holder, socket
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, THEIR_PYTEST, THEIR_SHELL, process
 from helpers.scenes import IN_A_TEST
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge_all, veto
 from portfree._core.ports import Port
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._system.interface import Process
+from portfree._system.interface import Process
 
 MASTER = process(100, "gunicorn app")
 

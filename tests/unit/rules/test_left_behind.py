@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import pytest
 
-from helpers.builders import (
-    ELSEWHERE,
-    INIT,
-    OUR_SHELL,
-    PROJECT,
-    USER_MANAGER,
-    below,
-    born,
-    case,
-    context,
-    holder,
-    orphan,
-    process,
-    run_id,
-    scene,
-)
+from helpers.builders import below, born, case, context, holder, orphan, run_id, scene
+from helpers.plain_processes import ELSEWHERE, INIT, OUR_SHELL, PROJECT, USER_MANAGER, process
 from helpers.scenes import IN_A_TEST, OURS, THEIRS
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._system.interface import Process
+from portfree._system.interface import Process
 
 LEFT_BEHIND = [
     case("run id", run_id(THEIRS), "the run that started it has ended"),

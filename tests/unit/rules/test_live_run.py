@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from helpers.builders import (
-    ELSEWHERE,
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    THEIR_PYTEST,
-    THEIR_SHELL,
     alive,
     below,
     beside,
@@ -22,9 +14,17 @@ from helpers.builders import (
     holder,
     neighbour,
     orphan,
-    process,
     run_id,
     scene,
+)
+from helpers.plain_processes import (
+    ELSEWHERE,
+    INIT,
+    OUR_PYTEST,
+    OUR_SHELL,
+    THEIR_PYTEST,
+    THEIR_SHELL,
+    process,
 )
 from helpers.scenes import (
     AGENT,
@@ -44,13 +44,11 @@ from helpers.scenes import (
     WORKING,
 )
 from portfree._core.advice import Advice
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context, Phase
 from portfree._core.judge import judge
 from portfree._system.interface import CI_JOB_IDS
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context, Phase
-    from portfree.model import Scope
+from portfree.model import Scope
 
 LIVE_RUN = [
     # Its run id has a live controller.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import ELSEWHERE, INIT, OUR_SHELL, below, case, context, orphan
+from helpers.builders import below, case, context, orphan
+from helpers.plain_processes import ELSEWHERE, INIT, OUR_SHELL
+from portfree._core.ancestry import Holder
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree.model import Scope
+from portfree.model import Scope
 
 MINE = [
     case(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from helpers.builders import (
+from helpers.builders import below, context, holder, orphan, run_id
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     INIT,
@@ -14,20 +15,13 @@ from helpers.builders import (
     OUR_SHELL,
     THEIR_PYTEST,
     THEIR_SHELL,
-    below,
-    context,
-    holder,
-    orphan,
     process,
-    run_id,
 )
 from helpers.scenes import IN_A_TEST, OURS, TWELVE
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge, with_origin
 from portfree._core.rules import RULES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 
 class Situation(NamedTuple):

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    ELSEWHERE,
-    HOME,
-    INIT,
-    OUR_SHELL,
-    PROJECT,
-    below,
-    case,
-    context,
-    holder,
-    orphan,
-    process,
-    titled,
-)
+from helpers.builders import below, case, context, holder, orphan
+from helpers.plain_processes import ELSEWHERE, HOME, INIT, OUR_SHELL, PROJECT, process, titled
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
 
 ORPHANS = [
     case("in the project's folder", holder()),

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    BOB,
-    INIT,
-    ME,
-    OUR_PYTEST,
-    ROOT,
-    case,
-    context,
-    holder,
-    orphan,
-    process,
-    scene,
-)
+from helpers.builders import case, context, holder, orphan, scene
+from helpers.plain_processes import BOB, INIT, ME, OUR_PYTEST, ROOT, process
 from portfree._core.advice import Advice
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree.model import Scope
+from portfree.model import Scope
 
 BOBS = orphan(owner=BOB)
 BY_SUDO = context(OUR_PYTEST._replace(owner=ROOT), INIT, owners=frozenset({BOB}), privileged=True)

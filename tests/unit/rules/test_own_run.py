@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    ELSEWHERE,
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    alive,
-    below,
-    born,
-    case,
-    context,
-    holder,
-    orphan,
-    process,
-    run_id,
-    scene,
-)
+from helpers.builders import alive, below, born, case, context, holder, orphan, run_id, scene
+from helpers.plain_processes import ELSEWHERE, INIT, OUR_PYTEST, OUR_SHELL, process
 from helpers.scenes import IN_A_TEST, INNER, OUR_CHILD, OURS, THEIRS
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context, Phase
 from portfree._core.judge import judge
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context, Phase
 
 OWN_RUN = [
     case("our child", OUR_CHILD, None, "started by this very process"),

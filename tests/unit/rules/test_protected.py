@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import INIT, USER_MANAGER, case, context, holder, orphan, process, socket
+from helpers.builders import case, context, holder, orphan, socket
+from helpers.plain_processes import INIT, USER_MANAGER, process
+from portfree._core.ancestry import Holder
 from portfree._core.judge import judge
 from portfree._core.ports import Port
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree.model import Scope
+from portfree.model import SCOPES, Scope
 
 PROTECTED = [
     case(

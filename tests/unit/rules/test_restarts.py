@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
+from helpers.builders import below, case, context, holder, run_id
+from helpers.plain_processes import (
     BOB,
     ELSEWHERE,
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
     USER_MANAGER,
-    below,
-    case,
-    context,
-    holder,
     process,
-    run_id,
 )
 from helpers.scenes import IN_A_TEST, INNER, THEIRS
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.restarts import judge_supervisor
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._system.interface import Process
-    from portfree.model import Scope
+from portfree._system.interface import Process
+from portfree.model import SCOPES, Scope
 
 OLD = process(150)
 

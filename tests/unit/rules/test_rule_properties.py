@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.builders import (
-    BOB,
-    ELSEWHERE,
-    HOME,
-    INIT,
-    ME,
-    PROJECT,
-    ROOT,
-    Circumstances,
-    context,
-    holder,
-    process,
-    socket,
-)
+from helpers.builders import Circumstances, context, holder, socket
+from helpers.plain_processes import BOB, ELSEWHERE, HOME, INIT, ME, PROJECT, ROOT, process
 from helpers.scenes import INNER, OURS, THEIRS, TWELVE
-from portfree._core.context import Neighbour, Phase
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context, Neighbour, Phase
 from portfree._core.judge import judge, judge_all, veto
 from portfree._core.ports import Port
-from portfree._system.interface import CI_JOB_IDS, MARKS
+from portfree._system.interface import CI_JOB_IDS, MARKS, Process
 from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from random import Random
-
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree._system.interface import Process
 
 # A machine that is busy with other tests is no fault.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

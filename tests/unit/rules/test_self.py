@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    THEIR_PYTEST,
-    THEIR_SHELL,
-    below,
-    context,
-    holder,
-    orphan,
-    process,
-    run_id,
-    scene,
-)
+from helpers.builders import below, context, holder, orphan, run_id, scene
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, THEIR_PYTEST, THEIR_SHELL, process
 from helpers.scenes import IN_A_TEST, THEIRS, XDIST
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree.model import Scope
+from portfree.model import SCOPES, Scope
 
 WORKER = process(710, "python -c 'import execnet'", marks={"PYTEST_XDIST_WORKER": "gw0"})
 SIBLING = process(711, "python -c 'import execnet'")

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import (
-    INIT,
-    OUR_SHELL,
-    USER_MANAGER,
-    below,
-    case,
-    context,
-    holder,
-    orphan,
-    process,
-    scene,
-)
+from helpers.builders import below, case, context, holder, orphan, scene
+from helpers.plain_processes import INIT, OUR_SHELL, USER_MANAGER, process
 from helpers.scenes import AGENT, GITLAB, OTHER_STEP, STEP
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree.model import Scope
+from portfree.model import SCOPES, Scope
 
 SERVICES = [
     case("systemd", "linux", orphan(unit="nginx.service"), "systemctl stop nginx.service"),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from helpers.builders import BOB, case, context, holder, orphan, process, scene
+from helpers.builders import case, context, holder, orphan, scene
+from helpers.plain_processes import BOB, process
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
 from portfree._core.judge import judge
-from portfree.model import SCOPES
-
-if TYPE_CHECKING:
-    from portfree._core.ancestry import Holder
-    from portfree._core.context import Context
-    from portfree.model import Scope
+from portfree.model import SCOPES, Scope
 
 UNKNOWN = [
     case("not pinned", holder(pinned=False), "it could not be pinned"),

@@ -1,91 +1,56 @@
 """Builds processes, holders and contexts in a word or two, for the tests of what is pure.
 
-The scene, unless a test says otherwise: our project is ``/home/me/shop``, and we are a pytest
-(pid 900) that somebody started in a zsh there. Whoever has the greater pid is the younger one.
+The scene, unless a test says otherwise: an orphaned ``python server.py`` (pid 2000) has port 8000
+in our project ``/home/me/shop``, and we are a pytest (pid 900) that a person has started there. The
+greater pid is the younger process. A string among processes is the command line of a plain process:
+pid 2000 for a holder, 900 for the caller, 9, 8, 7 … for ancestors.
 """
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from helpers.plain_processes import (
+    BOB,
+    HOME,
+    INIT,
+    ME,
+    OUR_PYTEST,
+    OUR_SHELL,
+    PORT,
+    PROJECT,
+    ROOT,
+    THEIR_SHELL,
+    Facts,
+)
+from helpers.plain_processes import process as process
+from helpers.plain_processes import titled as titled
 from portfree._core.ancestry import Holder, SessionFolder
-from portfree._core.context import Context, Neighbour
-from portfree.model import Port
-from portfree._system.interface import Environment, Process, Socket
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from portfree._core.context import Phase
-    from portfree.model import Scope
-
-ME, BOB, ROOT = 1000, 1001, 0
-HOME = "/home/me"
-PROJECT = "/home/me/shop"
-ELSEWHERE = "/home/me/unrelated"
-PORT = Port(8000)
+from portfree._core.context import Context, Neighbour, Phase
+from portfree._system.interface import Process, Socket
+from portfree.model import Port, Scope
 
 
-class Facts(TypedDict, total=False):
-    """The facts about a process that its builder takes over as they are."""
-
-    ppid: int | None
-    start: float
-    name: str
-    argv: tuple[str, ...]
-    owner: int | str | None
-    started: float | None
-    cwd: str | None
-    session: int | None
-    terminal: str | None
-    foreground: bool
-    marks: Mapping[str, str]
-    environment: Environment
-    complete: bool
-    forked: bool | None
-    stopped: bool
-    control_group: str | None
-    unit: str | None
-    container: str | None
-
-
-def process(pid: int = 2000, command: str = "python server.py", **facts: Unpack[Facts]) -> Process:
-    """A process of ours, in our project, alone in its session and without a terminal."""
-    argv = tuple(shlex.split(command))
-    plain = Process(
-        pid=pid,
-        ppid=0,
-        start=pid,
-        name=argv[0].rsplit("/", 1)[-1][:15],
-        argv=argv,
-        owner=ME,
-        cwd=PROJECT,
-        session=pid,
-    )
-    return plain._replace(**facts)
-
-
-def titled(pid: int, title: str, **facts: Unpack[Facts]) -> Process:
-    """A process that has changed its title: its whole command line is one word."""
-    facts["argv"] = (title,)
-    return process(pid, **facts)
-
-
-def fork(original: Process, pid: int, **facts: Unpack[Facts]) -> Process:
-    """A copy of a process: forked from it, and no program executed since (os.fork())."""
-    return original._replace(pid=pid, start=pid, forked=True, foreground=False)._replace(**facts)
-
-
-def family(*processes: Process) -> tuple[Process, ...]:
+def family(*processes: Process | str, first: int = 9) -> tuple[Process, ...]:
     """Processes, child first, each the child of the next one.
 
-    The parent of the last one is whoever it says; that is somebody out of sight, unless it says 0
-    (outside of our container, or nobody) or None (ended, and nobody has adopted its children).
+    The parent of the last one is as it says: out of sight, unless that is 0 (outside of our
+    container, or none) or None (ended, and nothing has adopted its children).
     """
-    linked = [child._replace(ppid=parent.pid) for child, parent in pairwise(processes)]
-    return (*linked, *processes[-1:])
+    pids = iter(range(9, 0, -1))
+    built = [
+        each
+        if isinstance(each, Process)
+        else process(first if at == 0 and first != 9 else next(pids), each)
+        for at, each in enumerate(processes)
+    ]
+    linked = [child._replace(ppid=parent.pid) for child, parent in pairwise(built)]
+    return (*linked, *built[-1:])
 
 
 def socket(id_: int = 1, port: Port = PORT) -> Socket:
@@ -108,14 +73,12 @@ class Findings(TypedDict, total=False):
 
 
 def holder(
-    *processes: Process,
-    sockets: Iterable[Socket] = (socket(),),
-    **findings: Unpack[Findings],
+    *processes: Process | str, sockets: Iterable[Socket] = (socket(),), **findings: Unpack[Findings]
 ) -> Holder:
-    """A holder of port 8000 and its ancestors, as `family` links them. An orphan in our project,
-    if nobody is given.
+    """A holder of port 8000 and its ancestors, as `family` links them; an orphan in our project, if
+    none are given.
     """
-    own, *lineage = family(*(processes or (process(), INIT)))
+    own, *lineage = family(*(processes or (process(), INIT)), first=2000)
     plain = Holder(
         process=own,
         sockets=frozenset(sockets),
@@ -128,6 +91,29 @@ def holder(
     return plain._replace(**findings)
 
 
+def below(*above: Process | str, **findings: Unpack[Findings]) -> Holder:
+    """The server of the scene, below other ancestors."""
+    return holder(process(), *family(*above), **findings)
+
+
+def orphan(command: str = "python server.py", **facts: Unpack[Facts]) -> Holder:
+    """A server that init has adopted."""
+    return holder(process(2000, command, **facts), INIT)
+
+
+def born(marks: Mapping[str, str], /, **facts: Unpack[Facts]) -> Process:
+    """The server of the scene, with marks."""
+    return process(2000, **facts)._replace(marks=marks)
+
+
+def run_id(*elements: str) -> dict[str, str]:
+    return {"PORTFREE_RUN_ID": "/".join(elements)}
+
+
+def alive(*elements: str) -> frozenset[str]:
+    return frozenset(elements)
+
+
 def neighbour(*processes: Process, project: str | None = PROJECT) -> Neighbour:
     """A live process that goes on beside us, and its ancestors."""
     own, *lineage = family(*processes)
@@ -135,7 +121,7 @@ def neighbour(*processes: Process, project: str | None = PROJECT) -> Neighbour:
 
 
 class Circumstances(TypedDict, total=False):
-    """Who asks and what goes on."""
+    """What the caller asks for, and what goes on."""
 
     platform: str
     scope: Scope
@@ -155,24 +141,47 @@ class Circumstances(TypedDict, total=False):
     main_service: frozenset[int]
 
 
-def context(*us: Process, **circumstances: Unpack[Circumstances]) -> Context:
-    """Who asks, caller first: a pytest in a terminal, if nobody is given."""
-    caller, *lineage = family(*(us or (OUR_PYTEST, OUR_SHELL, INIT)))
+def context(*us: Process | str, **circumstances: Unpack[Circumstances]) -> Context:
+    """The caller and its ancestors, caller first: a pytest in a terminal, if none are given."""
+    caller, *lineage = family(*(us or (OUR_PYTEST, OUR_SHELL, INIT)), first=900)
     plain = Context(
-        caller=caller,
-        lineage=tuple(lineage),
-        owners=frozenset({ME}),
-        home=HOME,
-        project=PROJECT,
+        caller=caller, lineage=tuple(lineage), owners=frozenset({ME}), home=HOME, project=PROJECT
     )
     return plain._replace(**circumstances)
 
 
-# Who is there in every scene.
+def beside(original: Process, *above: Process, project: str | None = PROJECT) -> Context:
+    """The caller, while another process lives: at a terminal, if no ancestors are given."""
+    return context(
+        neighbours=(neighbour(original, *(above or (THEIR_SHELL, INIT)), project=project),)
+    )
 
-INIT = process(1, "/sbin/init", name="systemd", owner=ROOT, cwd="/")
-USER_MANAGER = process(400, "/usr/lib/systemd/systemd --user", cwd=HOME, unit="user@1000.service")
-OUR_SHELL = process(800, "-zsh", name="zsh", terminal="pts/1")
-OUR_PYTEST = process(900, "python -m pytest", session=800, terminal="pts/1", foreground=True)
-THEIR_SHELL = process(600, "-zsh", name="zsh", terminal="pts/2")
-THEIR_PYTEST = process(700, "python -m pytest tests/slow", session=600, terminal="pts/2")
+
+def lineage_of(own: Process, everything: list[Process]) -> tuple[Process, ...]:
+    """The ancestors of one of these processes, parent first."""
+    by_pid = {each.pid: each for each in everything}
+    found: list[Process] = []
+    child = own
+    while child.ppid and (parent := by_pid.get(child.ppid)):
+        found.append(parent)
+        child = parent
+    return tuple(found)
+
+
+# Rows of tables.
+
+
+def case(name: str, *values: object) -> ParameterSet:
+    return pytest.param(*values, id=name)
+
+
+def scene(name: str, found: Holder, expected: object, asked: Context | None = None) -> ParameterSet:
+    """A holder, the context (the plain one, if none is given), and what to expect."""
+    return pytest.param(found, asked or context(), expected, id=name)
+
+
+def miss(
+    name: str, found: Holder, asked: Context | None = None, instead: str = "nothing"
+) -> ParameterSet:
+    """A scene in which one kind of evidence tells nothing, and another one does."""
+    return scene(name, found, instead, asked)

@@ -34,7 +34,7 @@ from typing import Any
 # Loaded before the fork: else most of the crowd still loads when the first ones are done.
 from portfree import PortsBusyError, free_ports
 from portfree._core import free as rounds
-from portfree._output.text import as_object
+from portfree._output.json import as_object
 from portfree._system import current
 
 LATE = (rounds,)  # what free_ports() loads when a port is held

@@ -15,10 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from portfree.model import Port
-from portfree._system import current
 from portfree._core.free import free
-from portfree.model import Request
+from portfree._system import current
+from portfree.model import Port, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,7 +35,7 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
-from portfree._output.text import as_json
+from portfree._output.json import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

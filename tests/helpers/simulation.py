@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from helpers.fake_system import Actor, FakeSystem
 from portfree._core import run_id
-from portfree.model import Port
 from portfree._system.interface import Lock
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator

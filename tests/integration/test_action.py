@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from helpers.processes import accepts, needs_program, tcp, wait_until
 from portfree import HolderReport, Note, Outcome, Port, PortfreeError, Report, Verdict
 from portfree._cli import action
-from portfree._output.text import as_annotations, as_markdown, leak_line
+from portfree._output.github import as_annotations, as_markdown
+from portfree._output.words import leak_line
 from portfree.model import Leak, Request
 
 if TYPE_CHECKING:

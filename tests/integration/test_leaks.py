@@ -12,9 +12,8 @@ import pytest
 from helpers.processes import Processes, http_server, tcp, wait_until
 from portfree import free_ports
 from portfree._core import leaks, run_id
-from portfree.model import Port
-from portfree._output.text import leak_line
-from portfree.model import HolderReport, Leak, Verdict
+from portfree._output.words import leak_line
+from portfree.model import HolderReport, Leak, Port, Verdict
 from portfree.run import Run
 
 if TYPE_CHECKING:

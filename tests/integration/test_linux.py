@@ -25,11 +25,11 @@ if sys.platform != "linux":
     pytest.skip("the Linux backend", allow_module_level=True)
 
 from portfree import free_ports
-from portfree.model import Port
 from portfree._core.survey import survey
 from portfree._system import linux
 from portfree._system.interface import Owners, Pin, Process, Signal
 from portfree._system.linux import LinuxSystem
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

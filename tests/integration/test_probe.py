@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from helpers.processes import has_ipv6
-from portfree.model import Port
 from portfree._system import probe
 from portfree._system.probe import dual_stack_bind, each_address_bind, exclusive_bind
 from portfree._system.psutil_base import PortableSystem
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from helpers.processes import Processes
-    from portfree.model import Protocol
     from portfree._system.interface import Bind
+    from portfree.model import Protocol
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 

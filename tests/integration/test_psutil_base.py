@@ -31,11 +31,11 @@ from helpers.processes import (
     wait_until,
 )
 from portfree._core.containers import _Container
-from portfree.model import Port
 from portfree._system import psutil_base as portable
 from portfree._system.interface import Pin, Process, Socket, System
 from portfree._system.linux import LinuxSystem
 from portfree._system.psutil_base import PortableSystem
+from portfree.model import Port
 
 PSLINUX = sys.modules["psutil._pslinux"]  # below psutil.Process, which caches some of its answers
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from portfree.model import Protocol
     from portfree._system.interface import Signal, State
+    from portfree.model import Protocol
 
 
 @pytest.fixture

@@ -28,10 +28,9 @@ from helpers.processes import (
 from portfree._cli import main as cli
 from portfree._cli import run as _run_command
 from portfree._core.origin import EVIDENCE
-from portfree.model import Port
 from portfree._core.rules import RULES
-from portfree._output.text import leak_line
-from portfree.model import SCOPES, HolderReport, Leak, Verdict
+from portfree._output.words import leak_line
+from portfree.model import SCOPES, HolderReport, Leak, Port, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

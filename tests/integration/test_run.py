@@ -16,9 +16,8 @@ from helpers.processes import Processes, is_free, tcp
 from portfree import PortsBusyError, PortSpecError, Report, free_ports
 from portfree import run as guard
 from portfree._core import run_id
-from portfree.model import Port
 from portfree.errors import PortfreeError, PortsLeakedError
-from portfree.model import Request
+from portfree.model import Port, Request
 from portfree.run import Run
 
 if TYPE_CHECKING:

@@ -21,10 +21,9 @@ import pytest
 from helpers.fake_system import Actor, FakePin, FakeSystem, unmarked
 from helpers.processes import SERVERS, Identity, tcp
 from portfree import free_ports
-from portfree.model import Port
-from portfree._system.interface import Owners
 from portfree._core.free import free
-from portfree.model import Request
+from portfree._system.interface import Owners
+from portfree.model import Port, Request
 
 if sys.platform != "linux":
     pytest.skip("the system calls are Linux's", allow_module_level=True)

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from helpers.figures import Figures
     from helpers.simulation import Bare, Behaviour, Kind, Place, Step
     from portfree._core.context import Phase
-    from portfree.model import Port
     from portfree._system.interface import Signal
-    from portfree.model import HolderReport, Report, Scope
+    from portfree.model import HolderReport, Port, Report, Scope
 
 __all__ = ["unmarked"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from portfree._core import containers as engines
 from portfree._core.containers import Engines
-from portfree.model import Port
 from portfree._system.interface import Process
+from portfree.model import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.builders import (
+from helpers.builders import beside, born, context, holder, neighbour, orphan, run_id, socket
+from helpers.plain_processes import (
     ELSEWHERE,
     INIT,
     ME,
@@ -14,20 +15,11 @@ from helpers.builders import (
     ROOT,
     THEIR_PYTEST,
     THEIR_SHELL,
-    context,
     fork,
-    holder,
-    neighbour,
     process,
-    socket,
     titled,
 )
-from portfree._core.ancestry import Holder
-from portfree._core.context import Context
-from portfree._core.judge import judge, judge_all
-from portfree._core.origin import copy, descent, folder
-from portfree._system.interface import Lock, Process
-from unit.test_origin import (
+from helpers.scenes import (
     ADOPTED_KARMA,
     AT_WORK,
     COPY,
@@ -46,16 +38,18 @@ from unit.test_origin import (
     VERSION,
     WORKING,
     XDIST,
-    born,
-    run_id,
     there,
 )
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context
+from portfree._core.judge import judge, judge_all
+from portfree._core.origin import copy, descent, folder
+from portfree._system.interface import Lock, Process
 
+GW0 = {"PYTEST_XDIST_WORKER": "gw0"}
 TEAMCITY = {"TEAMCITY_BUILD_PROPERTIES_FILE": "991"}
 CIRCLECI = {"CIRCLE_WORKFLOW_JOB_ID": "991"}
 GW0 = {"PYTEST_XDIST_WORKER": "gw0"}
-
-
 GONE = "77.77.abcd"
 
 
@@ -68,33 +62,33 @@ def assert_kept(found: Holder, asked: Context | None = None) -> None:
     assert verdict.action == "keep", verdict
 
 
-@pytest.mark.parametrize(
-    ("marks", "agent"),
-    [
-        (TEAMCITY, "java -ea -cp x jetbrains.buildServer.agent.AgentMain -file y"),
-        (CIRCLECI, "/usr/bin/circleci-runner machine -c x"),
-        (CIRCLECI, "/opt/circleci/circleci-launch-agent --config x"),
-    ],
-)
+AGENTS = [
+    (TEAMCITY, "java -ea -cp x jetbrains.buildServer.agent.AgentMain -file y"),
+    (CIRCLECI, "/usr/bin/circleci-runner machine -c x"),
+    (CIRCLECI, "/opt/circleci/circleci-launch-agent --config x"),
+]
+
+
+@pytest.mark.parametrize(("marks", "agent"), AGENTS)
 def test_the_job_of_an_agent_that_is_at_work(marks: dict[str, str], agent: str) -> None:
     step = neighbour(process(1900, "sh step.sh", marks=marks), process(300, agent), INIT)
-    assert_kept(holder(born(marks), INIT), context(neighbours=(step,)))
+    assert_kept(orphan(marks=marks), context(neighbours=(step,)))
 
 
-@pytest.mark.parametrize(
-    "shell",
-    [
-        "bash --rcfile /opt/idea/x.bash -i",
-        "bash --init-file /x/shellIntegration-bash.sh",
-        "bash -O extglob",
-        "bash -o vi",
-        "busybox sh",
-        "nu",
-        "xonsh",
-        "pwsh",
-        "fish --init-command 'source x'",
-    ],
-)
+SHELLS = [
+    "bash --rcfile /opt/idea/x.bash -i",
+    "bash --init-file /x/shellIntegration-bash.sh",
+    "bash -O extglob",
+    "bash -o vi",
+    "busybox sh",
+    "nu",
+    "xonsh",
+    "pwsh",
+    "fish --init-command 'source x'",
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_shell_in_a_terminal_that_nobody_knows(shell: str) -> None:
     seat = process(1990, shell, marks=IN_A_TEST, terminal="pts/7")
     editor = process(1980, "java -cp x com.intellij.idea.Main", marks=IN_A_TEST)
@@ -179,9 +173,9 @@ def test_a_runner_of_roots_that_nobody_may_read() -> None:
 
 def test_a_runner_that_does_not_tell_where_it_works() -> None:
     hidden = neighbour(THEIR_PYTEST._replace(cwd=None), INIT)._replace(project=None)
-    assert_kept(holder(born(VERSION), INIT), context(neighbours=(hidden,)))
+    assert_kept(orphan(marks=VERSION), context(neighbours=(hidden,)))
     roots = hidden._replace(process=hidden.process._replace(owner=ROOT))
-    assert judge(holder(born(VERSION), INIT), context(neighbours=(roots,))).action == "stop"
+    assert judge(orphan(marks=VERSION), context(neighbours=(roots,))).action == "stop"
 
 
 @pytest.mark.parametrize("command", ["pytest", "Runner.Worker"])
@@ -242,7 +236,7 @@ def test_a_lock_is_older_than_its_session_where_the_clock_was_set() -> None:
 def test_roots_server_may_be_of_anybodys_test_by_sudo() -> None:
     owners = frozenset[int | str]({ROOT, ME})
     asked = context(neighbours=WORKING, owners=owners, privileged=True)
-    assert_kept(holder(born(IN_A_TEST, owner=ROOT), INIT), asked)
+    assert_kept(orphan(marks=IN_A_TEST, owner=ROOT), asked)
 
 
 def test_a_fork_like_ours_whose_parent_lives_out_of_sight() -> None:
@@ -270,9 +264,6 @@ def test_what_has_wiped_its_environment_has_not_that_of_its_process_manager() ->
     assert_kept(holder(app, manager, INIT, project=ELSEWHERE))
 
 
-# And what is said of some that are kept, or are not
-
-
 def test_on_windows_nobody_adopts() -> None:
     found = descent(
         holder(process(2000), THEIR_PYTEST._replace(ppid=None)), context(platform="win32")
@@ -288,5 +279,5 @@ def test_what_asks_to_stay_is_told_though_somebody_looks_after_it() -> None:
 
 def test_an_abandoned_karma_keeps_no_fork_of_its_own() -> None:
     found = holder(fork(ADOPTED_KARMA, 2000), INIT)
-    asked = context(neighbours=(neighbour(ADOPTED_KARMA, INIT),))
+    asked = beside(ADOPTED_KARMA, INIT)
     assert judge(found, asked).action == "stop"

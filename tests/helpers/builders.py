@@ -36,19 +36,16 @@ from portfree._system.interface import Process, Socket
 from portfree.model import Port, Scope
 
 
-def family(*processes: Process | str, first: int = 9) -> tuple[Process, ...]:
+def family(*processes: Process | str, first: int | None = None) -> tuple[Process, ...]:
     """Processes, child first, each the child of the next one.
 
     The parent of the last one is as it says: out of sight, unless that is 0 (outside of our
     container, or none) or None (ended, and nothing has adopted its children).
     """
-    pids = iter(range(9, 0, -1))
-    built = [
-        each
-        if isinstance(each, Process)
-        else process(first if at == 0 and first != 9 else next(pids), each)
-        for at, each in enumerate(processes)
-    ]
+    pids = iter([*([first] if first else ()), 9, 8, 7, 6, 5])
+    if processes and first and not isinstance(processes[0], str):
+        next(pids)
+    built = [process(next(pids), each) if isinstance(each, str) else each for each in processes]
     linked = [child._replace(ppid=parent.pid) for child, parent in pairwise(built)]
     return (*linked, *built[-1:])
 

@@ -39,8 +39,6 @@ TWELVE = (
     "attended",
 )
 
-
-OUR_CHILD = below(OUR_PYTEST, OUR_SHELL, INIT)
 # The ids of runs, elements of PORTFREE_RUN_ID. Which of their controllers live, a scene says.
 OURS, THEIRS, INNER = "812.34567.9f3c", "77.1000.07ab", "78.1001.5e3c"
 HERE = "900.900.9f3c"  # a run that the caller itself has open
@@ -55,6 +53,7 @@ ENDED = "the run that started it has ended"
 IDLE_AGENT = process(500, "/runner/bin/Runner.Listener run")
 AGENT = process(600, "/runner/bin/Runner.Worker spawnclient 1 2")
 GITLAB = process(300, "gitlab-runner run")
+OUR_CHILD = below(OUR_PYTEST, OUR_SHELL, INIT)
 STEP, OTHER_STEP = process(610, "bash -e step.sh"), process(620, "bash -e background.sh")
 PORTFREE_RUN = process(700, "python -m portfree run 9000 -- make check", session=600)
 NODEMON = process(9, "nodemon server.js")

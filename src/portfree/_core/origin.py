@@ -2,8 +2,7 @@
 
 An environment alone is too weak a witness: servers wipe theirs, tests drop it, and a fork has that
 of the process it was forked from. So there are seven kinds of evidence, one function each, and the
-first that finds something gives the origin. The rules ask for the origin alone; no rule reads a
-mark.
+first that finds something gives the origin. The rules read the origin alone, and no mark.
 
 ``live`` means that the run may go on. ``ended`` must be proved: whatever could still be at work was
 looked for, and cannot be.

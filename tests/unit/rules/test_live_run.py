@@ -321,6 +321,7 @@ def test_with_scope_any_live_runs_do_not_count(found: Holder) -> None:
 INNER_ONE = process(900, "python -m pytest inner")
 
 
+# A hook acts for one run alone. What belongs to the run around it (pytest in pytest) is in use.
 OF_THE_RUN_AROUND_OURS = [
     scene(
         "its run id is that of the run around ours",

@@ -61,6 +61,7 @@ def test_there_are_twelve_rules_in_this_order() -> None:
     assert set(EXAMPLES) == set(TWELVE)
 
 
+# For each pair of neighbours a scene in which both match.
 PAIRS = {
     ("self", "own-run"): (
         holder(OUR_PYTEST._replace(marks=run_id(OURS)), OUR_SHELL, INIT),

@@ -267,7 +267,8 @@ def log_outcomes(outcomes: Iterable[Outcome]) -> None:
 
 
 def log(line: str, *, warning: bool = True) -> None:
-    import logging  # 10 ms, and mostly there is nothing to log
+    with suppress(ImportError, OSError):  # a process without a free descriptor can load nothing
+        import logging  # 10 ms, and mostly there is nothing to log
 
-    logger = logging.getLogger("portfree")
-    logger.log(logging.WARNING if warning else logging.INFO, "%s", line)
+        logger = logging.getLogger("portfree")
+        logger.log(logging.WARNING if warning else logging.INFO, "%s", line)

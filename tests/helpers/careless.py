@@ -1,7 +1,7 @@
 """What a project's tests start servers with, and leave behind, as careless tests do.
 
 Written into the project (`Project.write_careless`): a module, and a program that serves a port,
-makes a file for that, waits for another file if one is named, and leaves the server behind::
+makes the file serves-PORT, waits for another one if it is named, and leaves the server behind::
 
     python careless.py PORT [CODE [FILE]]
 """
@@ -73,6 +73,8 @@ def until(path: str) -> None:
 
 def main(port: str, code: str = "0", file: str = "") -> None:
     child(int(port), session=True)
+    with open(f"serves-{port}", "w"):  # noqa: PTH123 - as below
+        pass
     print("run id:", os.environ.get("PORTFREE_RUN_ID"), flush=True)  # noqa: T201
     if file:
         until(file)

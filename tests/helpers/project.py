@@ -119,9 +119,14 @@ class Project:
         self.folder = folder
         self.port = processes.free_port()
         self.other = processes.free_port()
-        # The programs are those beside our Python; their output comes when they say it.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.variables = {"PATH": path, "PYTHONUNBUFFERED": "1", **(variables or {})}
+        self.variables = {
+            # The programs are those beside our Python.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # Their output comes when they say it, and what all of them load is compiled once.
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "",
+            **(variables or {}),
+        }
         self.apart = apart
         self._count = 0
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,20 +15,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def shop(processes: Processes, project: Path) -> Project:
-    """A project whose commands run where it is."""
-    return Project(processes, project)
-
-
-@pytest.fixture
 def suite(processes: Processes, tmp_path: Path) -> Project:
     """A repository with tests, in which pytest is run."""
     variables = {
         "COLUMNS": "200",
         # Loading them takes longer than all that is tested here.
         "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:asyncio -p no:anyio",
-        # What every session loads is compiled once.
-        "PYTHONDONTWRITEBYTECODE": "",
     }
     suite = Project(processes, tmp_path / "shop", variables, apart=True)
     (suite / ".git").mkdir()

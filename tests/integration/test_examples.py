@@ -2,137 +2,77 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import (
-    HERE,
-    PATIENCE,
-    Identity,
-    Processes,
-    accepts,
-    children,
-    is_free,
-    wait_until,
-)
+from helpers.processes import HERE, Identity, Processes, accepts, children, is_free, wait_until
+from helpers.project import TEST, Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-SHOP = HERE.parents[1] / "examples" / "shop"
-TEST = "tests/test_shop.py::test_search (setup)"
+TESTED = TEST.replace("test_api", "test_shop")
 
-
-class Example:
-    """A copy of the example, on a port that is free."""
-
-    def __init__(self, processes: Processes, folder: Path) -> None:
-        self.port = processes.free_port()
-        self._folder = folder
-        # The runners are installed where these tests run, and so is what the example needs.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._variables = processes.environment({"PATH": path})
-        self._killed: subprocess.Popen[bytes] | None = None
-        shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-        for file in folder.rglob("*.*"):
-            file.write_text(file.read_text().replace("8000", str(self.port)))
-
-    def kill_a_run_half_way(self) -> Identity:
-        """Run the tests, kill the run as soon as its server is up, and return the server."""
-        self._killed = subprocess.Popen(
-            [sys.executable, "-m", "pytest"],
-            cwd=self._folder,
-            env=self._variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until(lambda: accepts(self.port), "the shop is open")
-        (server,) = map(Identity.of, children(self._killed.pid))
-        self.close()
-        assert accepts(self.port)
-        return server
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        # Nobody has to wait for a delivery but who wants to kill a run.
-        shop = self._folder / "shop.py"
-        shop.write_text(shop.read_text().replace("DELIVERY = 3.0", "DELIVERY = 0.1"))
-        return subprocess.run(
-            command,
-            cwd=self._folder,
-            env=self._variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-            start_new_session=True,
-        )
-
-    def close(self) -> None:
-        if self._killed is not None:
-            self._killed.send_signal(signal.SIGKILL)
-            self._killed.wait(PATIENCE)
+COMMANDS = {
+    "pytest": "pytest",
+    # An environment that is there already gets nothing installed (-R), so pytest is the one here.
+    "nox": "nox -R -s tests",
+    "tox": "tox run --skip-env-install -x testenv.allowlist_externals=pytest",
+    "portfree run": "portfree run $PORT -- pytest",
+}
 
 
 @pytest.fixture
-def example(processes: Processes, tmp_path: Path) -> Iterator[Example]:
+def example(processes: Processes, tmp_path: Path) -> Project:
+    """A copy of the example, on a port that is free."""
     pytest.importorskip("flask", reason="the example needs Flask")
-    example = Example(processes, tmp_path / "shop")
-    try:
-        yield example
-    finally:
-        example.close()
+    source = HERE.parents[1] / "examples" / "shop"
+    ignored = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(source, tmp_path / "shop", ignore=ignored)
+    example = Project(processes, tmp_path / "shop")
+    for file in example.folder.rglob("*.*"):
+        file.write_text(file.read_text().replace("8000", str(example.port)))
+    return example
 
 
-def plain_pytest(_: Example) -> Sequence[str]:
-    return ["pytest"]
+def kill_a_run_half_way(example: Project) -> Identity:
+    """Run the tests, kill the run as soon as its server is up, and return the server."""
+    running = example.start_module("pytest")
+    wait_until(lambda: accepts(example.port), "the shop is open")
+    (server,) = map(Identity.of, children(running.process.pid))
+    running.kill()
+    assert accepts(example.port)
+    # A run waits for a delivery so that somebody can kill it; the next one need not.
+    shop = example / "shop.py"
+    shop.write_text(shop.read_text().replace("DELIVERY = 3.0", "DELIVERY = 0.1"))
+    return server
 
 
-def nox(example: Example) -> Sequence[str]:
-    # An environment that is there already gets nothing installed (-R), so pytest is the one here.
-    virtualenv = [sys.executable, "-m", "virtualenv", "--quiet", "--no-download", ".nox/tests"]
-    assert example.run(*virtualenv).returncode == 0
-    return ["nox", "-R", "-s", "tests"]
-
-
-def tox(_: Example) -> Sequence[str]:
-    return ["tox", "run", "--skip-env-install", "-x", "testenv.allowlist_externals=pytest"]
-
-
-def portfree_run(example: Example) -> Sequence[str]:
-    return ["portfree", "run", str(example.port), "--", "pytest"]
-
-
-@pytest.mark.parametrize("again", [plain_pytest, nox, tox, portfree_run])
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_the_run_after_a_killed_one_passes_and_names_the_test(
-    example: Example, again: Callable[[Example], Sequence[str]]
+    example: Project, command: str
 ) -> None:
-    command = again(example)
-    server = example.kill_a_run_half_way()
+    if command.startswith("nox"):
+        virtualenv = (sys.executable, "-m", "virtualenv", "--quiet", "--no-download")
+        example.done(*virtualenv, ".nox/tests")
+    server = kill_a_run_half_way(example)
 
-    done = example.run(*command)
+    said = example.done(*command.replace("$PORT", str(example.port)).split())
 
-    assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
-    assert f"(pid {server.pid})" in done.stdout
-    assert f"started in {TEST}" in done.stdout
+    assert "2 passed" in said
+    assert f"(pid {server.pid})" in said
+    assert f"started in {TESTED}" in said
     assert not server.alive
     assert is_free(example.port)
 
 
-def test_without_the_line_the_old_server_is_still_there(example: Example) -> None:
-    server = example.kill_a_run_half_way()
+def test_without_the_line_the_old_server_is_still_there(example: Project) -> None:
+    server = kill_a_run_half_way(example)
 
-    example.run("env", "PORTFREE=0", "pytest")
+    # Of the two tests the one that waits for no delivery.
+    example.run("pytest", "-k", "search", env={"PORTFREE": "0"})
 
     assert server.alive

@@ -3,83 +3,56 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import PATIENCE, READY, SERVERS, Processes, accepts, is_free, wait_until
+from helpers.processes import accepts, is_free
+from helpers.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-# What the sessions run: a command that starts a server and leaves it behind, as a careless test
-# does. It then ends with this code, or waits until a file is there.
-COMMAND = f"""\
-import os, signal, subprocess, sys, time
-
-port, *rest = sys.argv[1:]
-reader, writer = os.pipe()
-subprocess.Popen(
-    [sys.executable, "-S", {str(SERVERS)!r}, "--tcp", f"127.0.0.1:{{port}}"],
-    env={{**os.environ, {READY!r}: str(writer)}},
-    pass_fds=[writer], start_new_session=True,
-)
-os.close(writer)
-if not os.read(reader, 1):
-    sys.exit(f"no server on {{port}}")
-open(f"serves-{{port}}", "w").close()
-if rest and rest[0].isdigit():
-    sys.exit(int(rest[0]))
-while rest and not os.path.exists(rest[0]):
-    time.sleep(0.01)
-"""
+    from helpers.processes import Processes
 
 NOXFILE = """\
-import pathlib, sys, time
+import pathlib, sys
 
-import nox
+import careless, nox
 
 from portfree import free_ports
 
-PORT, OTHER = {ports}
+PORT, OTHER = $PORT, $OTHER
 
 
-def careless(session, *words):
-    session.run(sys.executable, "-S", "command.py", *map(str, words), external=True)
-
-
-def until(name):
-    while not pathlib.Path(name).exists():
-        time.sleep(0.01)
+def leave(session, *words):
+    session.run(sys.executable, "-S", "careless.py", *map(str, words), external=True)
 
 
 @nox.session(venv_backend="none")
 def tests(session):
     with free_ports(PORT):
-        careless(session, PORT, *session.posargs)
+        leave(session, PORT, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def unguarded(session):
-    careless(session, PORT)
+    leave(session, PORT)
 
 
 @nox.session(venv_backend="none")
 def gives_up(session):
     with free_ports(PORT):
-        careless(session, PORT)
+        leave(session, PORT)
         session.error("no more of this")
 
 
 @nox.session(venv_backend="none")
 def strict(session):
-    with free_ports(PORT, leaks="fail"):
-        careless(session, OTHER)
+    with free_ports(PORT, leaks="fail", grace=1):
+        leave(session, OTHER)
 
 
 @nox.session(venv_backend="none")
@@ -91,12 +64,12 @@ def slip(session):
 @nox.session(venv_backend="none", allow_parallel=True)
 def one(session):
     with free_ports(PORT):
-        careless(session, PORT, "two-has-looked")
+        leave(session, PORT, 0, "two-has-looked")
 
 
 @nox.session(venv_backend="none", allow_parallel=True)
 def two_on_the_same_port(session):
-    until(f"serves-{{PORT}}")
+    careless.until(f"serves-{PORT}")
     with free_ports(PORT) as run:
         pathlib.Path("busy").write_text(" ".join(map(str, run.before.busy)))
         session.log("rule: " + run.before.outcomes[0].holders[0].verdict.rule)
@@ -105,10 +78,10 @@ def two_on_the_same_port(session):
 
 @nox.session(venv_backend="none", allow_parallel=True)
 def two_on_another_port(session):
-    until(f"serves-{{PORT}}")
+    careless.until(f"serves-{PORT}")
     with free_ports(OTHER) as run:
-        careless(session, OTHER)
-    session.log(f"freed: {{run.after.freed[0]}}")
+        leave(session, OTHER)
+    session.log(f"freed: {run.after.freed[0]}")
     pathlib.Path("two-has-looked").touch()
 """
 
@@ -118,162 +91,149 @@ needs_parallel = pytest.mark.skipif(
 TELLS_PARALLEL = ", allow_parallel=True"
 
 
-class Nox:
-    """A project with a noxfile that guards a port."""
-
-    def __init__(self, processes: Processes, folder: Path) -> None:
-        self._stage = processes
-        self.folder = folder
-        self.port, self.other = processes.free_port(), processes.free_port()
-        noxfile = NOXFILE.format(ports=f"{self.port}, {self.other}")
-        if importlib.util.find_spec("nox._parallel") is None:
-            noxfile = noxfile.replace(TELLS_PARALLEL, "")
-        (folder / "noxfile.py").write_text(noxfile)
-        (folder / "command.py").write_text(COMMAND)
-        self._log = folder / "log"
-
-    @property
-    def output(self) -> str:
-        return self._log.read_text()
-
-    def start(self, *words: str, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        # To a file: with a pipe we would wait for what the commands leave behind.
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "nox", *words],
-                cwd=self.folder,
-                env=self._stage.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._stage._children.append(process)
-        return process
-
-    def run(self, *words: str, prefix: Sequence[str] = ()) -> int:
-        return self.start(*words, prefix=prefix).wait(3 * PATIENCE)
+IN_RUN = (sys.executable, "-m", "portfree", "run")
 
 
 @pytest.fixture
-def nox(processes: Processes, project: Path) -> Nox:
-    return Nox(processes, project)
+def nox(processes: Processes, project: Path) -> Project:
+    """A project with a noxfile that guards a port."""
+    nox = Project(processes, project)
+    parallel = importlib.util.find_spec("nox._parallel") is not None
+    nox.write("noxfile.py", NOXFILE if parallel else NOXFILE.replace(TELLS_PARALLEL, ""))
+    nox.write_careless("careless.py")
+    return nox
 
 
-def test_a_session_that_succeeds(nox: Nox) -> None:
-    assert nox.run("-s", "tests") == 0
+def test_a_session_that_succeeds(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "tests")
 
+    assert ended.code == 0
     assert is_free(nox.port)
-    assert f"portfree > freed {nox.port}/tcp: stopped " in nox.output
-    assert "started in nox session tests" in nox.output
+    assert f"portfree > freed {nox.port}/tcp: stopped " in ended.out
+    assert "started in nox session tests" in ended.out
 
 
-def test_a_command_that_fails(nox: Nox) -> None:
-    assert nox.run("-s", "tests", "--", "3") == 1
+def test_a_command_that_fails(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "tests", "--", "3")
 
+    assert ended.code == 1
     assert is_free(nox.port)
-    assert "failed with exit code 3" in nox.output
-    assert f"portfree > freed {nox.port}/tcp" in nox.output
+    assert "failed with exit code 3" in ended.out
+    assert f"portfree > freed {nox.port}/tcp" in ended.out
 
 
-def test_a_session_that_gives_up(nox: Nox) -> None:
-    assert nox.run("-s", "gives_up") == 1
+def test_a_session_that_gives_up(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "gives_up")
 
+    assert ended.code == 1
     assert is_free(nox.port)
-    assert "no more of this" in nox.output
+    assert "no more of this" in ended.out
 
 
-def test_control_c(nox: Nox) -> None:
-    process = nox.start("-s", "tests", "--", "never")
-    wait_until(lambda: (nox.folder / f"serves-{nox.port}").exists(), "the server serves")
+def test_control_c(nox: Project) -> None:
+    running = nox.start_module("nox", "-s", "tests", "--", "0", "never")
+    running.wait_for("run id:")
 
-    os.killpg(process.pid, signal.SIGINT)
+    running.signal()
 
-    assert process.wait(PATIENCE) == 130
+    ended = running.ended()
+    assert ended.code == 130
     assert is_free(nox.port)
-    assert f"portfree > freed {nox.port}/tcp" in nox.output
+    assert f"portfree > freed {nox.port}/tcp" in ended.out
 
 
-def test_a_session_that_leaks_and_the_next_one(nox: Nox) -> None:
-    assert nox.run("-s", "unguarded", "tests") == 0
+def test_a_session_that_leaks_and_the_next_one(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "unguarded", "tests")
 
+    assert ended.code == 0
     assert is_free(nox.port)
-    assert nox.output.count(f"portfree > freed {nox.port}/tcp") == 2
-    assert "started in nox session unguarded" in nox.output
+    assert ended.out.count(f"portfree > freed {nox.port}/tcp") == 2
+    assert "started in nox session unguarded" in ended.out
 
 
-def test_two_guarded_sessions_that_leak(nox: Nox) -> None:
-    assert nox.run("-s", "gives_up", "tests") == 1
+def test_two_guarded_sessions_that_leak(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "gives_up", "tests")
 
+    assert ended.code == 1
     assert is_free(nox.port)
-    assert "Session tests was successful" in nox.output
-    assert nox.output.count(f"portfree > freed {nox.port}/tcp") == 2
+    assert "Session tests was successful" in ended.out
+    assert ended.out.count(f"portfree > freed {nox.port}/tcp") == 2
 
 
-def test_a_nox_that_was_killed_and_the_next_one(nox: Nox) -> None:
-    process = nox.start("-s", "tests", "--", "never")
-    wait_until(lambda: (nox.folder / f"serves-{nox.port}").exists(), "the server serves")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(PATIENCE)
+def test_a_nox_that_was_killed_and_the_next_one(nox: Project) -> None:
+    running = nox.start_module("nox", "-s", "tests", "--", "0", "never")
+    running.wait_for("run id:")
+    running.signal(signal.SIGKILL)
+    running.ended()
     assert accepts(nox.port)
 
-    assert nox.run("-s", "tests") == 0
+    ended = nox.module("nox", "-s", "tests")
 
+    assert ended.code == 0
     assert is_free(nox.port)
-    assert nox.output.count(f"portfree > freed {nox.port}/tcp") == 2
+    assert ended.out.count(f"portfree > freed {nox.port}/tcp") == 2
 
 
-def test_leaks_can_be_forbidden(nox: Nox) -> None:
-    assert nox.run("-s", "strict") == 1
+def test_leaks_can_be_forbidden(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "strict")
 
+    assert ended.code == 1
     assert not accepts(nox.other)
-    assert f"127.0.0.1:{nox.other}: ended after SIGTERM" in nox.output
+    assert f"127.0.0.1:{nox.other}: ended after SIGTERM" in ended.out
 
 
-def test_a_slip_names_the_value(nox: Nox) -> None:
-    assert nox.run("-s", "slip") == 1
+def test_a_slip_names_the_value(nox: Project) -> None:
+    ended = nox.module("nox", "-s", "slip")
 
-    assert "'80000' is not a port: ports go from 1 to 65535" in nox.output
+    assert ended.code == 1
+    assert "'80000' is not a port: ports go from 1 to 65535" in ended.out
 
 
-def test_in_portfree_run(nox: Nox) -> None:
-    prefix = [sys.executable, "-m", "portfree", "run", str(nox.port), "--"]
+def test_in_portfree_run(nox: Project) -> None:
+    prefix = [*IN_RUN, str(nox.port), "--", sys.executable, "-m", "nox"]
 
-    assert nox.run("-s", "unguarded", prefix=prefix) == 0
+    ended = nox.run(*prefix, "-s", "unguarded")
+
+    assert ended.code == 0
     assert is_free(nox.port)
-    assert f"{nox.port}/tcp: freed" in nox.output
+    assert f"{nox.port}/tcp: freed" in ended.out
 
-    assert nox.run("-s", "tests", "--", "3", prefix=prefix) == 1
+    ended = nox.run(*prefix, "-s", "tests", "--", "3")
+
+    assert ended.code == 1
     assert is_free(nox.port)
-    assert f"portfree > freed {nox.port}/tcp" in nox.output
+    assert f"portfree > freed {nox.port}/tcp" in ended.out
 
 
-def test_control_c_in_portfree_run(nox: Nox) -> None:
-    prefix = [sys.executable, "-m", "portfree", "run", str(nox.port), "--"]
-    process = nox.start("-s", "tests", "--", "never", prefix=prefix)
-    wait_until(lambda: (nox.folder / f"serves-{nox.port}").exists(), "the server serves")
+def test_control_c_in_portfree_run(nox: Project) -> None:
+    prefix = [*IN_RUN, str(nox.port), "--", sys.executable, "-m", "nox"]
+    running = nox.start(*prefix, "-s", "tests", "--", "0", "never")
+    running.wait_for("run id:")
 
-    os.killpg(process.pid, signal.SIGINT)
+    running.signal()
 
-    assert process.wait(PATIENCE) == 130
+    ended = running.ended()
+    assert ended.code == 130
     assert is_free(nox.port)
-    assert f"portfree > freed {nox.port}/tcp" in nox.output
+    assert f"portfree > freed {nox.port}/tcp" in ended.out
 
 
 @needs_parallel
-def test_parallel_sessions_on_different_ports(nox: Nox) -> None:
-    assert nox.run("-j", "2", "-s", "one", "two_on_another_port") == 0
+def test_parallel_sessions_on_different_ports(nox: Project) -> None:
+    ended = nox.module("nox", "-j", "2", "-s", "one", "two_on_another_port")
 
-    assert f"freed: {nox.other}/tcp" in nox.output
+    assert ended.code == 0
+    assert f"freed: {nox.other}/tcp" in ended.out
     assert is_free(nox.port)
     assert is_free(nox.other)
 
 
 @needs_parallel
-def test_parallel_sessions_on_the_same_port(nox: Nox) -> None:
-    assert nox.run("-j", "2", "-s", "one", "two_on_the_same_port") == 0
+def test_parallel_sessions_on_the_same_port(nox: Project) -> None:
+    ended = nox.module("nox", "-j", "2", "-s", "one", "two_on_the_same_port")
 
-    assert (nox.folder / "busy").read_text() == f"{nox.port}/tcp"
-    assert "rule: live-run" in nox.output
-    assert f"{nox.port}/tcp was busy: these tests may have talked to" in nox.output
+    assert ended.code == 0
+    assert (nox / "busy").read_text() == f"{nox.port}/tcp"
+    assert "rule: live-run" in ended.out
+    assert f"{nox.port}/tcp was busy: these tests may have talked to" in ended.out
     assert is_free(nox.port)

@@ -9,10 +9,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import textwrap
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -27,16 +27,11 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
-from integration.test_pytest_plugin import TICK, Result, Suite
-from portfree._core.ports import parse_ports
-from portfree._plugins import host_probe as host
-from portfree._plugins import xdist_hosts as pytest_hosts
-from portfree.model import OnBusy, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from portfree._plugins.xdist_hosts import Worker
+    from helpers.project import Ended, Project
 
 SSHD = "/usr/sbin/sshd"
 
@@ -45,13 +40,18 @@ EACH = ("--dist", "each")
 
 WORKER = """
 import os, pathlib, signal, time
-import helpers, pytest
+import careless, pytest
 worker = os.environ["PYTEST_XDIST_WORKER"]
 run_id = os.environ["PORTFREE_RUN_ID"]
 
 def touch(name):
     pathlib.Path(name).touch()
 """
+
+
+def each_worker(suite: Project, text: str, **values: object) -> None:
+    """Write what every worker runs."""
+    suite.write("tests/test_it.py", WORKER + textwrap.dedent(text), **values)
 
 
 class Namespace:
@@ -83,21 +83,10 @@ class Namespace:
         found = subprocess.run(command, check=True, capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
-    def said(self, result: Result) -> list[str]:
+    def said(self, result: Ended) -> list[str]:
         """What was said of this host."""
         start = f"host {os.uname().nodename} (network namespace {self.name}): "
         return [line.removeprefix(start) for line in result.section if line.startswith(start)]
-
-
-@pytest.fixture
-def suite(processes: Processes, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
-    bytecode = tmp_path_factory.getbasetemp() / "bytecode"  # compiled by the first test alone
-    return Suite(processes, tmp_path / "shop", bytecode)
-
-
-@pytest.fixture
-def port(processes: Processes) -> int:
-    return processes.free_port()
 
 
 @pytest.fixture
@@ -140,31 +129,27 @@ def needs_namespaces(test: Callable[..., None]) -> Callable[..., None]:
 
 @needs_namespaces
 def test_the_ports_of_two_namespaces_are_freed_before_and_after(
-    suite: Suite, port: int, new_namespace: Callable[[], Namespace]
+    suite: Project, port: int, new_namespace: Callable[[], Namespace]
 ) -> None:
-    other = suite.processes.free_port()
     one, two = new_namespace(), new_namespace()
     orphans = [each.orphan(port, suite.folder) for each in (one, two)]
-    suite.guard(port, leaks="stop")
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_ids():
-    assert len(run_id.split("/")) == 2
-    touch(run_id.replace("/", "-") + ".run")
+    suite.guard(leaks="stop", grace=1)
+    each_worker(
+        suite,
+        """
+        def test_ids():
+            assert len(run_id.split("/")) == 2
+            touch(run_id.replace("/", "-") + ".run")
 
-@pytest.mark.skipif(worker not in ("gw0", "gw2"), reason="one is enough")
-def test_leaves_servers():
-    assert not helpers.accepts($PORT)
-    helpers.child($PORT)
-    helpers.daemon($OTHER)
-    """,
-        PORT=port,
-        OTHER=other,
+        @pytest.mark.skipif(worker not in ("gw0", "gw2"), reason="one is enough")
+        def test_leaves_servers():
+            assert not careless.accepts($PORT)
+            careless.child($PORT)
+            careless.daemon($OTHER)
+        """,
     )
 
-    result = suite.run(*EACH, "--tx", one.workers, "--tx", two.workers)
+    result = suite.pytest(*EACH, "--tx", one.workers, "--tx", two.workers)
 
     assert result.code == 0, result.out
     assert result.header == f"portfree: {port}/tcp, scope orphans: free"
@@ -181,7 +166,7 @@ def test_leaves_servers():
             "started in tests/test_it.py::test_leaves_servers (call) (evidence: id)"
         )
         assert leak.startswith("tests/test_it.py::test_leaves_servers (call) started ")
-        assert str(other) in leak
+        assert str(suite.other) in leak
         assert namespace.processes() == []
     assert len(result.section) == 6
     assert len(list(suite.folder.glob("*.run"))) == 2
@@ -189,32 +174,30 @@ def test_leaves_servers():
 
 @needs_namespaces
 def test_a_worker_that_crashes_takes_nothing_with_it(
-    suite: Suite, port: int, namespace: Namespace
+    suite: Project, port: int, namespace: Namespace
 ) -> None:
     namespace.orphan(port, suite.folder)
-    suite.guard(port)
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_one():
-    if worker == "gw0":
-        helpers.child($PORT)
-        touch("served")
-    helpers.until("served")
-    if worker == "gw1":
-        os._exit(1)
+    suite.guard()
+    each_worker(
+        suite,
+        """
+        def test_one():
+            if worker == "gw0":
+                careless.child($PORT)
+                touch("served")
+            careless.until("served")
+            if worker == "gw1":
+                os._exit(1)
 
-def test_two():
-    if worker == "gw2":  # the one that replaces gw1
-        touch("replaced")
-    helpers.until("replaced")
-    assert helpers.accepts($PORT)
-    """,
-        PORT=port,
+        def test_two():
+            if worker == "gw2":  # the one that replaces gw1
+                touch("replaced")
+            careless.until("replaced")
+            assert careless.accepts($PORT)
+        """,
     )
 
-    result = suite.run(*EACH, "--tx", namespace.workers)
+    result = suite.pytest(*EACH, "--tx", namespace.workers)
 
     assert result.code == 1
     assert "worker 'gw1' crashed while running 'tests/test_it.py::test_one'" in result.out
@@ -227,28 +210,26 @@ def test_two():
 
 @needs_namespaces
 def test_maxfail_ends_the_runs_as_well(
-    suite: Suite, port: int, new_namespace: Callable[[], Namespace]
+    suite: Project, new_namespace: Callable[[], Namespace]
 ) -> None:
     one, two = new_namespace(), new_namespace()
-    suite.guard(port)
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_fails():
-    if worker == "gw2":
-        helpers.child($PORT)
-        touch("served")
-    helpers.until("served")
-    assert worker != "gw0"
+    suite.guard()
+    each_worker(
+        suite,
+        """
+        def test_fails():
+            if worker == "gw2":
+                careless.child($PORT)
+                touch("served")
+            careless.until("served")
+            assert worker != "gw0"
 
-def test_other():
-    pass
-    """,
-        PORT=port,
+        def test_other():
+            pass
+        """,
     )
 
-    result = suite.run(*EACH, "--maxfail=1", "--tx", one.workers, "--tx", two.workers)
+    result = suite.pytest(*EACH, "--maxfail=1", "--tx", one.workers, "--tx", two.workers)
 
     assert result.code in (1, 2), result.out
     assert "stopping after 1 failures" in result.out
@@ -260,15 +241,15 @@ def test_other():
 
 @needs_namespaces
 def test_on_busy_fail_starts_no_test_anywhere(
-    suite: Suite, port: int, elsewhere: Path, new_namespace: Callable[[], Namespace]
+    suite: Project, port: int, elsewhere: Path, new_namespace: Callable[[], Namespace]
 ) -> None:
     one, two = new_namespace(), new_namespace()
     one.orphan(port, suite.folder)
     server = suite.processes.attended(two.command(*tcp(port)), cwd=elsewhere)
-    suite.guard(port, on_busy="fail")
-    suite.write("tests/test_it.py", WORKER + "\ndef test_it():\n    touch('tested')\n")
+    suite.guard(on_busy="fail")
+    each_worker(suite, "def test_it():\n    touch('tested')\n")
 
-    result = suite.run(*EACH, "--tx", one.workers, "--tx", two.workers)
+    result = suite.pytest(*EACH, "--tx", one.workers, "--tx", two.workers)
 
     assert result.code == pytest.ExitCode.USAGE_ERROR
     name = os.uname().nodename
@@ -286,21 +267,20 @@ def test_on_busy_fail_starts_no_test_anywhere(
 @needs_namespaces
 @pytest.mark.parametrize(("leaks", "code"), [("warn", 0), ("fail", 1)])
 def test_a_report_that_is_lost_is_said_to_be(
-    suite: Suite, port: int, namespace: Namespace, leaks: str, code: int
+    suite: Project, port: int, namespace: Namespace, leaks: str, code: int
 ) -> None:
     namespace.orphan(port, suite.folder)
-    suite.guard(port, leaks=leaks)
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_it():
-    if worker == "gw0":
-        os.kill(int(run_id.split("/")[-1].split(".")[0]), signal.SIGKILL)
-    """,
+    suite.guard(leaks=leaks)
+    each_worker(
+        suite,
+        """
+        def test_it():
+            if worker == "gw0":
+                os.kill(int(run_id.split("/")[-1].split(".")[0]), signal.SIGKILL)
+        """,
     )
 
-    result = suite.run(*EACH, "--tx", namespace.workers)
+    result = suite.pytest(*EACH, "--tx", namespace.workers)
 
     assert result.code == code
     assert "2 passed" in result.out
@@ -310,14 +290,11 @@ def test_it():
 
 
 @needs_namespaces
-def test_a_fault_of_ours_there_turns_nothing_red(
-    suite: Suite, port: int, namespace: Namespace
-) -> None:
-    suite.guard(port)
-    suite.write("tests/test_it.py", TICK)
+def test_a_fault_of_ours_there_turns_nothing_red(suite: Project, namespace: Namespace) -> None:
+    suite.guard()
     worker = namespace.workers.replace("2*popen", "popen//env:PORTFREE_BACKEND=none")
 
-    result = suite.run(*EACH, "--tx", worker)
+    result = suite.pytest(*EACH, "--tx", worker)
 
     assert result.code == 0, result.out
     (line,) = namespace.said(result)
@@ -325,23 +302,19 @@ def test_a_fault_of_ours_there_turns_nothing_red(
 
 
 @needs_namespaces
-def test_a_killed_controller_leaves_no_server_there(
-    suite: Suite, port: int, namespace: Namespace
-) -> None:
-    suite.guard(port)
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_it():
-    if worker == "gw0":
-        pathlib.Path("server").write_text(str(helpers.child($PORT).pid))
-        touch("served")
-    time.sleep(1000)
-    """,
-        PORT=port,
+def test_a_killed_controller_leaves_no_server_there(suite: Project, namespace: Namespace) -> None:
+    suite.guard()
+    each_worker(
+        suite,
+        """
+        def test_it():
+            if worker == "gw0":
+                pathlib.Path("server").write_text(str(careless.child($PORT).pid))
+                touch("served")
+            time.sleep(1000)
+        """,
     )
-    running = suite.start(*EACH, "--tx", namespace.workers)
+    running = suite.start_module("pytest", *EACH, "--tx", namespace.workers)
     # Until then four Pythons start one after the other.
     wait_until((suite / "served").exists, "the server is up", patience=60)
     server = Identity.of(int((suite / "server").read_text()))
@@ -351,7 +324,7 @@ def test_it():
     server.wait_gone()
     for pid in namespace.processes():  # workers, which execnet lets go on for some seconds
         Identity.of(pid).send(signal.SIGKILL)
-    running.wait()
+    running.ended()
 
 
 # Which workers are elsewhere
@@ -363,15 +336,14 @@ HERE = {
 
 
 @pytest.mark.parametrize("args", HERE.values(), ids=HERE)
-def test_workers_here_cost_nothing(suite: Suite, port: int, args: tuple[str, ...]) -> None:
-    suite.guard(port)
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_ids():
-    assert run_id.split(".")[0] == str(os.getppid())
-    """,
+def test_workers_here_cost_nothing(suite: Project, args: tuple[str, ...]) -> None:
+    suite.guard()
+    each_worker(
+        suite,
+        """
+        def test_ids():
+            assert run_id.split(".")[0] == str(os.getppid())
+        """,
     )
     suite.write(
         "conftest.py",
@@ -384,108 +356,33 @@ def test_ids():
         """,
     )
 
-    result = suite.run(*args)
+    result = suite.pytest(*args)
 
     assert result.code == 0, result.out
     assert result.section == []
 
 
-def test_without_xdist_nothing_is_missed(suite: Suite, port: int) -> None:
-    suite.guard(port)
-    suite.write("tests/test_it.py", TICK)
+def test_without_xdist_nothing_is_missed(suite: Project) -> None:
+    suite.guard()
 
-    result = suite.run("-p", "no:xdist", "-W", "error")
+    result = suite.pytest("-p", "no:xdist", "-W", "error")
 
     assert result.code == 0, result.err
     assert result.header.endswith(": free")
 
 
 @needs_namespaces
-def test_a_worker_by_way_of_a_proxy(suite: Suite, port: int, namespace: Namespace) -> None:
+def test_a_worker_by_way_of_a_proxy(suite: Project, port: int, namespace: Namespace) -> None:
     orphan = namespace.orphan(port, suite.folder)
-    suite.guard(port)
-    suite.write("tests/test_it.py", TICK)
+    suite.guard()
     proxy = namespace.workers.replace("2*", "id=proxy//")
 
-    result = suite.run(*EACH, "--px", proxy, "--tx", "popen//via=proxy")
+    result = suite.pytest(*EACH, "--px", proxy, "--tx", "popen//via=proxy")
 
     assert result.code == 0, result.out
     (before,) = namespace.said(result)
     assert f"(pid {orphan.pid})" in before
     assert namespace.processes() == []
-
-
-def test_a_worker_on_our_own_host_is_told_our_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    # ssh to localhost: nobody there inherits our environment.
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000)), "1.2.ab")
-    told: list[object] = []
-    channel = SimpleNamespace(send=told.append, waitclose=float)
-    monkeypatch.setattr(pytest_hosts, "_ask", lambda _: (channel, host.identity()))
-    node = cast("Worker", SimpleNamespace(gateway=SimpleNamespace(id="gw0")))
-
-    assert hosts.welcome(node) == ""
-    assert told == [{"PORTFREE_RUN_ID": "1.2.ab"}]
-    assert list(hosts.lines()) == []
-
-
-@pytest.mark.parametrize("on_busy", ["warn", "fail"])
-def test_one_connection_is_not_enough(monkeypatch: pytest.MonkeyPatch, on_busy: OnBusy) -> None:
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy=on_busy), "1.2.ab")
-    channel = SimpleNamespace(send=dict, waitclose=float)
-    monkeypatch.setattr(pytest_hosts, "_ask", lambda _: (channel, ("another", "", "barn", "")))
-    gateway = SimpleNamespace(id="gw0", spec=SimpleNamespace(socket="barn:8888"))
-    node = cast("Worker", SimpleNamespace(gateway=gateway))
-
-    said = "host barn: a socket server takes one connection: its ports were not freed"
-    if on_busy == "fail":
-        assert hosts.welcome(node) == said
-        return
-    assert [hosts.welcome(node), hosts.welcome(node)] == ["", ""]
-    assert list(hosts.lines()) == [(said, True)]
-
-
-@pytest.mark.parametrize("on_busy", ["warn", "fail"])
-def test_a_worker_that_does_not_say_where_it_is_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, on_busy: OnBusy
-) -> None:
-    def fail(_: object) -> None:
-        raise OSError("Traceback\n  File ...\nValueError: gone")  # as execnet hands it on
-
-    monkeypatch.setattr(pytest_hosts, "_ask", fail)
-    hosts = pytest_hosts.Hosts(Request(parse_ports(8000), on_busy=on_busy), "1.2.ab")
-    node = cast("Worker", SimpleNamespace(gateway=SimpleNamespace(id="gw0")))
-    said = "the host of worker gw0 could not be told: ValueError: gone"
-
-    assert hosts.welcome(node) == ("" if on_busy == "warn" else said)
-    assert list(hosts.lines()) == ([(said, True)] if on_busy == "warn" else [])
-
-
-# Which host this is
-
-
-def test_a_host_is_a_machine_and_a_namespace(tmp_path: Path) -> None:
-    boot = tmp_path / "proc/sys/kernel/random/boot_id"
-    boot.parent.mkdir(parents=True)
-    boot.write_text("4711\n")
-    own = tmp_path / "proc/self/ns/net"
-    own.parent.mkdir(parents=True)
-    own.touch()
-    number = own.stat().st_ino
-    name = os.uname().nodename
-
-    assert host.identity(str(tmp_path)) == ("4711", str(number), name, f"net:[{number}]")
-
-    names = tmp_path / "run/netns"
-    names.mkdir(parents=True)
-    (names / "blue").touch()
-    (names / "green").hardlink_to(own)
-
-    assert host.identity(str(tmp_path)) == ("4711", str(number), name, "green")
-
-
-def test_a_host_without_namespaces_is_a_machine(tmp_path: Path) -> None:
-    name = os.uname().nodename
-    assert host.identity(str(tmp_path)) == (name, "", name, "")
 
 
 # By ssh
@@ -533,30 +430,28 @@ def needs_ssh(test: Callable[..., None]) -> Callable[..., None]:
     return needs_namespaces(needs_program("ssh")(needs_program(SSHD)(test)))
 
 
-def sent(suite: Suite) -> tuple[str, ...]:
+def sent(suite: Project) -> tuple[str, ...]:
     """What has xdist copy the tests there, and nothing else of the project."""
     tests = str(suite / "tests")
     return "--rsyncdir", tests, tests
 
 
 @needs_ssh
-def test_a_host_behind_ssh(suite: Suite, port: int, far: Far) -> None:
+def test_a_host_behind_ssh(suite: Project, port: int, far: Far) -> None:
     orphan = far.namespace.orphan(port, suite.folder)
-    suite.guard(port)  # in a file that is not sent there
-    suite.write(
-        "tests/test_it.py",
-        WORKER
-        + """
-def test_it():
-    assert len(run_id.split("/")) == 1  # that of the controller means nothing there
-    if worker == "gw0":
-        assert not helpers.accepts($PORT)
-        helpers.daemon($PORT)
-    """,
-        PORT=port,
+    suite.guard()  # in a file that is not sent there
+    each_worker(
+        suite,
+        """
+        def test_it():
+            assert len(run_id.split("/")) == 1  # that of the controller means nothing there
+            if worker == "gw0":
+                assert not careless.accepts($PORT)
+                careless.daemon($PORT)
+        """,
     )
 
-    result = suite.run(*EACH, "--tx", far.workers(), *sent(suite))
+    result = suite.pytest(*EACH, "--tx", far.workers(), *sent(suite))
 
     assert result.code == 0, result.out + result.err
     # Not by its name, for its /run/netns is empty: sshd was given a /run of its own.
@@ -571,16 +466,15 @@ def test_it():
 @needs_ssh
 @pytest.mark.parametrize("on_busy", ["warn", "fail"])
 def test_a_host_without_portfree(
-    suite: Suite, port: int, far: Far, tmp_path: Path, on_busy: str
+    suite: Project, port: int, far: Far, tmp_path: Path, on_busy: str
 ) -> None:
     orphan = far.namespace.orphan(port, suite.folder)
-    suite.guard(port, on_busy=on_busy)
-    suite.write("tests/test_it.py", TICK)
+    suite.guard(on_busy=on_busy)
     packages = tmp_path / "packages"
     without_portfree(packages)
 
     python = f"env PYTHONPATH={packages} {sys.executable} -S"
-    result = suite.run(*EACH, "--tx", far.workers(python), *sent(suite))
+    result = suite.pytest(*EACH, "--tx", far.workers(python), *sent(suite))
 
     said = "its ports were not freed, for portfree cannot be used there: No module named 'portfree'"
     assert orphan.alive

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from portfree._core import programs, run_id
+from portfree._core import containers, programs, run_id
 from portfree._core.ancestry import Holder, SessionFolder, roots
 from portfree._core.context import Context, Neighbour, Phase
 from portfree._core.origin import needs_neighbours
@@ -195,7 +195,7 @@ def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: b
     run = run_id.elements(holder.mark(run_id.RUN_ID))
     engine: str | None = ""
     if sockets and (process.container or programs.is_container_engine(process)):
-        engine = system.container_behind(process, min(holder.ports))
+        engine = containers.behind(system, process, min(holder.ports))
     return holder._replace(
         live_runs=frozenset(element for element in run if run_id.alive(element, system)),
         engine=engine,

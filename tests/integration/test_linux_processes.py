@@ -146,42 +146,7 @@ def test_such_a_server_is_stopped(
     assert child.wait(10) == -signal.SIGTERM
 
 
-def test_a_zombie_is_one(spawn: Callable[..., subprocess.Popen[str]]) -> None:
-    child = spawn()
-    ready(child)
-    system = LinuxSystem()
-    before = system.process(child.pid)
-    assert before is not None
-    assert not before.zombie
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    after = system.process(child.pid)
-    assert after is not None
-    assert after.zombie
-    assert after.start == before.start
-    child.wait()
-    assert system.process(child.pid) is None
-    assert system.pin(before) is None
-
-
 # Pins
-
-
-def test_a_pin_and_its_end(spawn: Callable[..., subprocess.Popen[str]]) -> None:
-    system, child = LinuxSystem(), spawn()
-    ready(child)
-    pin = pinned(system, child.pid)
-    assert pin.pid == child.pid
-    assert pin.alive()
-    started = time.monotonic()
-    system.wait([pin], 0.01)
-    assert time.monotonic() - started >= 0.009
-    assert pin.send("TERM")
-    system.wait([pin], 600)  # returns when it has ended, reaped or not, or the test hangs
-    assert not pin.alive()
-    child.wait()
-    assert not pin.send("KILL")
-    pin.close()
 
 
 def test_signals_of_all_kinds_go_through_a_pin(

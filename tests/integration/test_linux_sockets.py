@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import subprocess
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("netlink is Linux's", allow_module_level=True)
 
-from helpers.processes import Processes, has_ipv6, tcp
+from helpers.processes import has_ipv6
 from portfree._core.ports import Port, Protocol
 from portfree._system import proc_net, sock_diag
 from portfree._system.linux import LinuxSystem
@@ -253,32 +252,6 @@ def test_the_text_tells_the_same_of_connections(opened: ExitStack) -> None:
 
 
 # Sockets and their owners
-
-
-def test_a_listener_and_its_owner(opened: ExitStack) -> None:
-    sock, port = bound(opened)
-    sock.listen()
-    system = LinuxSystem()
-    (found,) = system.sockets([port])
-    assert system.owners([found.id]).pids == {found.id: {os.getpid()}}
-    assert system.holds(os.getpid(), [found.id])
-    assert not system.holds(os.getpid(), [1])
-    assert not system.holds(os.getppid(), [found.id])
-    assert found in system.listeners()
-
-
-def test_every_process_that_has_inherited_a_socket_owns_it(
-    opened: ExitStack, processes: Processes
-) -> None:
-    sock, port = bound(opened)
-    sock.listen()
-    child = opened.enter_context(
-        subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[sock.fileno()])
-    )
-    processes.orphan(tcp(processes.free_port()))
-    system = LinuxSystem()
-    (found,) = system.sockets([port])
-    assert system.owners([found.id]).pids == {found.id: {os.getpid(), child.pid}}
 
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.EPROTONOSUPPORT, errno.EMFILE])

@@ -18,13 +18,6 @@ from portfree._system.common import CommonSystem, ends
 from portfree._system.interface import Owners, Pin, Process, Signal, Socket
 from portfree._system.probe import PROBING, dual_stack_bind
 
-_SIGNALS: dict[Signal, signal.Signals] = {
-    "TERM": signal.SIGTERM,
-    "CONT": signal.SIGCONT,
-    "INT": signal.SIGINT,
-    "KILL": signal.SIGKILL,
-}
-
 
 class LinuxSystem(CommonSystem):
     """The `System` of Linux."""
@@ -251,7 +244,7 @@ class _PidfdPin:
 
     def send(self, signal_: Signal) -> bool:
         try:
-            signal.pidfd_send_signal(self.descriptor, _SIGNALS[signal_])
+            signal.pidfd_send_signal(self.descriptor, signal.Signals[f"SIG{signal_}"])
         except ProcessLookupError:
             return False
         return True
@@ -278,7 +271,7 @@ class _TicksPin:
         if not self.alive():
             return False
         try:
-            os.kill(self.pid, _SIGNALS[signal_])
+            os.kill(self.pid, signal.Signals[f"SIG{signal_}"])
         except ProcessLookupError:
             return False
         return True

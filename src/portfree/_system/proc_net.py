@@ -1,9 +1,8 @@
 """The sockets on a port, read from /proc/net (proc(5)): slower, and the way out where sock_diag is
 refused, as under gVisor or a seccomp filter.
 
-Every function raises OSError where they cannot be read, or make no sense.
-
-Sockets that are bound and do not listen are missing here: the kernel does not list them.
+The functions raise OSError where the tables cannot be read, or make no sense. TCP sockets that are
+bound and do not listen are missing: the kernel does not list them there.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ UNKNOWN = 0.0
 """The start of a process that does not tell it."""
 
 PATIENCE = 2.0
-"""How many seconds a tool of the system gets: it answers in some 10 ms, and one that hangs must not
-take the whole call with it."""
+"""How many seconds a tool of the system gets: it needs some 10 ms, and may hang."""
 
 # psutil raises AccessDenied for a process that does not let us look, but some errors of the kernel
 # come through as they are, on macOS for instance (psutil issues 2708 and 2854).
@@ -233,8 +232,8 @@ class PsutilPin:
     """A process held by its pid and start, compared again right before each signal: by us, and once
     more by psutil.
 
-    Some microseconds lie between that and the signal; macOS, the BSDs and psutil offer nothing like
-    Linux's pidfd, and give pids out in turn, so that one does not come back at once.
+    Microseconds lie between that and the signal: macOS and the BSDs offer nothing like Linux's
+    pidfd, but give pids out in turn, so that one does not come back at once.
     """
 
     def __init__(self, system: PsutilSystem, pid: int, start: float) -> None:

@@ -48,7 +48,16 @@ class PsutilLinuxSystem(PsutilSystem):
             }
         except OSError:  # closed meanwhile
             return psutil.pids()
-        return [pid for pid in psutil.pids() if _may_have(pid, links)]
+        found = []
+        for pid in psutil.pids():
+            folder = f"/proc/{pid}/fd"
+            try:
+                if links.isdisjoint(proc.targets(folder, os.listdir(folder))):
+                    continue
+            except OSError:
+                pass  # psutil says whether it is gone or hidden
+            found.append(pid)
+        return found
 
     def _facts(self, process: psutil.Process, start: float) -> Process:
         # Elsewhere psutil says of every process that it runs.
@@ -57,11 +66,3 @@ class PsutilLinuxSystem(PsutilSystem):
 
     def moment(self) -> float:
         return proc.moment()
-
-
-def _may_have(pid: int, links: set[str]) -> bool:
-    folder = f"/proc/{pid}/fd"
-    try:
-        return not links.isdisjoint(proc.targets(folder, os.listdir(folder)))
-    except OSError:
-        return True  # psutil says whether it is gone or hidden

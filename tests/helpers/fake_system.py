@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from portfree._core.context import Moment, Phase
@@ -175,7 +175,8 @@ class FakeSystem:
         """Who has a connection with whom, by pid."""
         self.locks: dict[str, Lock | bool] = {}
         """The temporary folders of pytest, and their locks."""
-        self.containers: dict[tuple[int, Port], str] = {}
+        self.outputs: dict[tuple[str, str], str] = {}
+        """What a program writes that was given such a word: ``docker`` and ``publish=8000/tcp``."""
         self.asked: dict[str, int] = {}
         """How often each method was called."""
         self.misuses: list[str] = []
@@ -448,8 +449,11 @@ class FakeSystem:
         known: dict[int | str | None, str] = {None: "?", 0: "root", self.uid: "me"}
         return known.get(owner, str(owner))
 
-    def container_behind(self, process: Process, port: Port) -> str | None:
-        return self.containers.get((process.pid, port), "")
+    def output(self, argv: Sequence[str], timeout: float) -> str | None:
+        with self._asked("output"):
+            self.demand(timeout > 0, "no program ends in no time")
+            program, *words = argv
+            return next(filter(None, (self.outputs.get((program, word)) for word in words)), None)
 
     def now(self) -> float:
         return self._clock

@@ -15,10 +15,10 @@ import pytest
 
 from helpers.processes import Processes, serve, tcp, wait_until
 from portfree import Port
+from portfree._system.common import unmapped
 from portfree._system.interface import Lock, Socket
 from portfree._system.linux import LinuxSystem
-from portfree._system.psutil_base import PortableSystem
-from portfree._system.sock_diag import unmapped
+from portfree._system.psutil_linux import PsutilLinuxSystem as PortableSystem
 
 if TYPE_CHECKING:
     from pathlib import Path

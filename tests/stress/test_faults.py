@@ -56,7 +56,7 @@ FAILURES: dict[str, Exception | None] = {
 # Not the clock, which cannot fail, nor what says of a port at first that it is held: see `answer`.
 METHODS = (
     *("bind", "sockets", "owners", "holds", "process", "exists", "pids", "pin", "user", "wait"),
-    *("container_behind", "alive", "send"),
+    *("output", "alive", "send"),
 )
 
 

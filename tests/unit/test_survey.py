@@ -171,13 +171,13 @@ def test_a_docker_proxy_is_known_by_its_command_line(system: FakeSystem) -> None
     behind = proxy("127.0.0.1")
     system.listen(behind, 8000)
     behind.hidden = True
-    system.containers[behind.pid, Port(8000)] = "shop-web-1"
+    system.outputs["docker", "publish=8000/tcp"] = "shop-web-1\tnginx"
     proxy("127.0.0.2")
     proxy("127.0.0.1", 8001)
     proxy("127.0.0.1", owner=system.uid)  # anybody can say so of himself
     with survey(system, PORTS) as seen:
         assert [(holder.pid, holder.engine) for holder in seen.holders] == [
-            (behind.pid, "shop-web-1")
+            (behind.pid, "shop-web-1 (image nginx)")
         ]
         assert seen.unowned(Port(8000)) == []
         assert seen.suspects[0].pin is None
@@ -247,13 +247,14 @@ def test_whoever_shares_a_socket_is_a_holder_of_it(system: FakeSystem) -> None:
 
 
 def test_a_container_engine_is_asked_what_is_behind_the_port(system: FakeSystem) -> None:
-    proxy, plain = system.server(8000, "docker-proxy"), system.server(8000)
-    inside = system.start("httpd", container="f00d" * 16)
-    system.listen(inside)
-    for each in (proxy, plain, inside):
-        system.containers[each.pid, Port(8000)] = "shop-web-1"
+    system.server(8000, "docker-proxy")
+    system.server(8000)
+    system.listen(system.start("httpd", container="f00d" * 16))
+    for asked in ("publish=8000/tcp", f"id={'f00d' * 16}"):
+        system.outputs["docker", asked] = f"{asked[:2]}-1\tnginx"
     with survey(system, PORTS) as seen:
-        assert [holder.engine for holder in seen.holders] == ["shop-web-1", "", "shop-web-1"]
+        engines = [holder.engine for holder in seen.holders]
+    assert engines == ["pu-1 (image nginx)", "", "id-1 (image nginx)"]
 
 
 def test_the_runs_of_a_holder_are_asked_whether_they_live(system: FakeSystem) -> None:

@@ -1,22 +1,22 @@
 """Which container is behind a published port, or around a process, asked of its engine.
 
 A container engine opens the port on the host and passes on what comes in: the process that holds it
-has nothing to tell but the port. Docker and Podman know the rest, through the same command line.
+tells nothing but the port. Docker and Podman know the rest, through the same command line.
 """
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from typing import NamedTuple, cast
 
 from portfree._core import programs
-from portfree._system.interface import Process
+from portfree._system.interface import Process, System
 from portfree.model import Port
 
-# Engines that are stuck must not hold up a test run, however many ports they publish; asked
-# locally, one answers in some 50 ms.
+# Seconds. Engines that are stuck must not hold up a test run, however many ports they publish;
+# asked locally, one answers in some 50 ms.
 _PATIENCE = 1.0
 
 _COMPOSE = '{{.Label "com.docker.compose.project"}}'
@@ -47,55 +47,52 @@ class _Container(NamedTuple):
         )
 
 
-class Engines:
+class _Engines:
     """Asks each question once, and all of them together for no more than a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._answers: dict[tuple[str, str], Sequence[_Container] | None] = {}
         self._left = _PATIENCE
 
-    def container_behind(self, process: Process, port: Port) -> str | None:
-        """The container's name, image and compose project; empty if no engine can tell, and None
-        if the one that published the port knows no such container.
-        """
-        if programs.is_container_engine(process):
-            engine = "podman" if programs.is_podman(process) else "docker"
-            answer = self._ask(engine, f"publish={port}")
-            if answer is not None and not answer:
-                return None
-            found = answer or ()
-        elif process.container and _ID.fullmatch(process.container):
-            which = f"id={process.container}"
-            found = self._ask("docker", which) or self._ask("podman", which) or ()
-        else:
-            return ""
-        if len(found) > 1:  # each of them has the port on an address of its own
-            address, _ = programs.published(process) or ("", "")
-            found = [container for container in found if container.publishes(address, port)]
-        return str(found[0]) if len(found) == 1 else ""
-
-    def _ask(self, engine: str, which: str) -> Sequence[_Container] | None:
+    def ask(self, engine: str, which: str) -> Sequence[_Container] | None:
         """The containers that match; None if the engine does not say."""
         if (engine, which) not in self._answers:
             if self._left <= 0:
                 return None
-            started = time.monotonic()
-            self._answers[engine, which] = _ask(engine, which, self._left)
-            self._left -= time.monotonic() - started
+            began = self._system.now()
+            command = [engine, "ps", "--no-trunc", "--filter", which, "--format", _FORMAT]
+            told = self._system.output(command, self._left)
+            self._left -= self._system.now() - began
+            found = None
+            if told is not None and "\N{REPLACEMENT CHARACTER}" not in told:  # it is text
+                lines = filter(str.strip, told.splitlines())
+                found = [_Container(*line.split("\t")[:4]) for line in lines]
+            self._answers[engine, which] = found
         return self._answers[engine, which]
 
 
-def _ask(engine: str, which: str, patience: float) -> Sequence[_Container] | None:
-    import subprocess  # hardly any held port is a container's, and this loads threads and selectors
+_engines = lru_cache(maxsize=2)(_Engines)  # a system lasts as long as a call, or a run
 
-    command = [engine, "ps", "--no-trunc", "--filter", which, "--format", _FORMAT]
-    try:
-        answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeError):
-        return None
-    if answer.returncode != 0:
-        return None
-    lines = filter(str.strip, answer.stdout.splitlines())
-    return [_Container(*line.split("\t")[:4]) for line in lines]
+
+def behind(system: System, process: Process, port: Port) -> str | None:
+    """The container for which an engine's process has a port open, or that a process runs in:
+    ``"shop-web-1 (image nginx, compose project shop)"``. Empty if no engine can tell, and None if
+    the one that published the port knows no such container any more.
+    """
+    engines = _engines(cast("Hashable", system))
+    if programs.is_container_engine(process):
+        engine = "podman" if programs.is_podman(process) else "docker"
+        answer = engines.ask(engine, f"publish={port}")
+        if answer is not None and not answer:
+            return None
+        found = answer or ()
+    elif process.container and _ID.fullmatch(process.container):
+        which = f"id={process.container}"
+        found = engines.ask("docker", which) or engines.ask("podman", which) or ()
+    else:
+        return ""
+    if len(found) > 1:  # each of them has the port on an address of its own
+        address, _ = programs.published(process) or ("", "")
+        found = [container for container in found if container.publishes(address, port)]
+    return str(found[0]) if len(found) == 1 else ""

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Literal
 
-from portfree._core import programs, run_id
+from portfree._core import containers, programs, run_id
 from portfree._core.ancestry import Holder, SessionFolder
 from portfree._core.reading import Reader, place_of
 from portfree._system.interface import Lock, Pin, Process, Signal, Socket, System
@@ -239,7 +239,7 @@ def _holder(reader: Reader, process: Process, sockets: set[Socket], *, pinned: b
     run = run_id.elements(holder.mark(run_id.RUN_ID))
     engine: str | None = ""
     if sockets and (process.container or programs.is_container_engine(process)):
-        engine = system.container_behind(process, min(holder.ports))
+        engine = containers.behind(system, process, min(holder.ports))
     return holder._replace(
         live_runs=frozenset(element for element in run if run_id.alive(element, system)),
         engine=engine,

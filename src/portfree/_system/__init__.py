@@ -10,6 +10,7 @@ from portfree.errors import PortfreeError
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
     from portfree._system.interface import System
+    from portfree._system.psutil_base import PsutilSystem
 
 BACKEND = "PORTFREE_BACKEND"
 """Environment variable that picks the backend by name, ``linux`` or ``portable``: to compare them,
@@ -26,10 +27,27 @@ def backend() -> str:
 
 def current() -> System:
     """The system that we run on, through the backend that suits it."""
-    if backend() == "linux":
-        from portfree._system.linux import LinuxSystem
+    if backend() == "portable":
+        return portable()
+    from portfree._system.linux import LinuxSystem
 
-        return LinuxSystem()
-    from portfree._system.psutil_base import PortableSystem
+    return LinuxSystem()
 
-    return PortableSystem()
+
+def portable(platform: str = sys.platform) -> PsutilSystem:
+    """The system through psutil. Each is loaded only where it runs."""
+    if platform == "linux":
+        from portfree._system.psutil_linux import PsutilLinuxSystem
+
+        return PsutilLinuxSystem()
+    if platform == "darwin":
+        from portfree._system.darwin import DarwinSystem
+
+        return DarwinSystem()
+    if platform == "win32":
+        from portfree._system.windows import WindowsSystem
+
+        return WindowsSystem()
+    from portfree._system.psutil_base import PsutilSystem
+
+    return PsutilSystem()

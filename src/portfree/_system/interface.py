@@ -1,34 +1,33 @@
 """The border to the operating system: what portfree asks of it, and the facts that come back.
 
-`survey`, `stop` and `free_ports` see the machine only through a `System`. There are two real ones,
-`linux` and `portable`; a test can put its own in their place, which is how the branches for macOS
-and Windows, and every failure of the kernel, are tested on Linux.
+`survey`, `stop` and the loop see the machine only through a `System`. A test can put its own in its
+place: so the branches for macOS and Windows, and every failure of the kernel, are tested on Linux.
 
-A `System` reports facts and never judges: no list of names, no rule, no policy lives behind it.
+A `System` reports facts and never judges: no list of programs, no rule, no policy lives behind it.
 
-The facts are named tuples, as all of portfree's values are: loading dataclasses, and making classes
-with them, would cost the first call on a held port as much as its look at the machine.
+The facts are named tuples: loading dataclasses, and making classes with them, would cost the first
+call on a held port as much as its look at the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from portfree.model import Port
 
 Bind = Literal["free", "in-use", "denied", "unavailable"]
-"""What a bind to a port said: free; EADDRINUSE; EACCES or EPERM; or something else (no such
-address family, no memory): nothing is known."""
+"""What bind(2) said: it worked; EADDRINUSE; EACCES or EPERM; or something else (no such address
+family, no memory), from which nothing is known."""
 
 State = Literal["listening", "bound", "connected", "connecting", "fading"]
 """What a socket does with its port.
 
-``listening`` and ``bound`` hold it (``bound``: bound and neither listening nor connected, which for
-UDP is the state of every server). ``connected`` and ``connecting`` only use the number at their own
-end. ``fading`` is a closed connection that the kernel keeps for a while (TIME_WAIT, FIN_WAIT2 and
-the like, RFC 9293 3.3.2)."""
+``listening`` and ``bound`` hold it; ``bound`` is neither listening nor connected, as every UDP
+server is. ``connected`` and ``connecting`` only use the number at their own end. ``fading`` is a
+closed connection that the kernel keeps for a while (TIME_WAIT, FIN_WAIT2 and the like, RFC 9293
+3.3.2)."""
 
 Signal = Literal["TERM", "CONT", "INT", "KILL"]
 
@@ -71,49 +70,45 @@ SUDO_UID = "SUDO_UID"
 """Environment variable of sudo(8): the user who called it."""
 
 KEPT_VARIABLES = frozenset((*MARKS, *CI_JOB_IDS, XDIST_WORKER, CI_STEP, *KEEP, SUDO_UID))
-"""All that is read of a process's environment."""
+"""All that is kept of a process's environment."""
 
 MEANINGFUL_IF_EMPTY = frozenset({"RUNNER_TRACKING_ID"})
-"""Variables of which an empty value says something: whoever empties this one asks GitHub's runner
-to leave the process running when the job ends."""
+"""Variables of which an empty value says something: this one, emptied, asks GitHub's runner to
+leave the process running when the job ends."""
 
 Environment = Literal["read", "wiped", "unreadable"]
-"""What a look at a process's environment gave.
-
-``wiped``: it could be read, and not one ``NAME=`` was in it, as a program leaves it that puts its
-title there (redis, PostgreSQL, setproctitle), or that was given an empty one.
-"""
-
+"""What a look at a process's environment gave. ``wiped``: not one ``NAME=`` was in it, as programs
+leave it that put their title there (redis, PostgreSQL, setproctitle), or that were given none."""
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-"""The default of mappings: one for all, which nobody can fill."""
+"""The default of mappings: one for all, which cannot be filled."""
 
 
 class Socket(NamedTuple):
     """A socket on one of the asked ports, as the kernel lists it."""
 
     id: Hashable
-    """Equal for the same socket, whoever holds it: the inode on Linux. Sockets that cannot be told
-    apart share an id, so that nobody is stopped for a socket that somebody else may share.
-    ``None`` for a connection that belongs to no process any more."""
+    """Equal for the same socket in every process: the inode on Linux. Sockets that cannot be told
+    apart share an id, so that no process is stopped for a socket that another may share. None for
+    a connection that belongs to no process any more."""
     port: Port
     state: State
     address: str
     """The local address, such as ``"127.0.0.1"`` or ``"::"``."""
     uid: int | None = None
-    """The owner, where the kernel tells it (Linux tells it of every socket, without privilege)."""
+    """Its owner, where the kernel tells (Linux does of every socket, without privilege)."""
     peer: str = ""
     """The other end of a connection, ``"192.0.2.7:443"``."""
     fades_in: float | None = None
-    """For a fading connection, after how many seconds the kernel forgets it, where it tells."""
+    """In how many seconds the kernel forgets a fading connection, where it tells."""
 
     @property
     def holds(self) -> bool:
         """Whether this socket keeps others from serving on the port.
 
-        A connection to itself does too: who asks again and again whether a server on a port of the
-        outgoing range is up gets that very number for its own end one day, and then its own answer
-        (TCP's simultaneous open, RFC 9293 3.5).
+        A connection of a socket to itself does: a client that asks again and again for a server on
+        a port of the outgoing range gets that number for its own end one day, and then its own
+        answer (TCP's simultaneous open, RFC 9293 3.5).
         """
         return self.state in ("listening", "bound") or self.of_itself
 
@@ -127,25 +122,25 @@ class Socket(NamedTuple):
 class Process(NamedTuple):
     """A process as it was seen once. ``pid`` and ``start`` together are its identity.
 
-    What could not be read is ``None`` (``()`` or ``{}`` for a collection, and then ``complete`` is
+    What could not be read is None (``()`` or ``{}`` for a collection, and then ``complete`` is
     false): the verdict takes that for "unknown", never for "no".
     """
 
     pid: int
     ppid: int | None
     """0 where the parent lies outside our pid namespace, and for the first process; None where the
-    parent has ended and nobody adopted the child, as on Windows."""
+    parent has ended and no other process adopted the child, as on Windows."""
     start: float
-    """When it started: compared for equality, and ordered among a machine's processes. An int,
-    clock ticks since boot, on Linux (proc(5), field 22 of stat), else seconds since the epoch."""
+    """When it started, to be compared with that of other processes: clock ticks since boot on Linux
+    (proc(5), field 22 of stat), else seconds since the epoch."""
     name: str
     """The kernel's short name: at most 15 bytes on Linux."""
     argv: tuple[str, ...] = ()
-    """The command line. Secrets in it are masked before it leaves the boundary's caller."""
+    """The command line, with the secrets that are in it."""
     owner: int | str | None = None
     """The real uid; on Windows ``DOMAIN\\user``."""
     started: float | None = None
-    """When it started, in seconds since the epoch: to show its age, not to identify it."""
+    """The same in seconds since the epoch: to show its age, not to identify it."""
     cwd: str | None = None
     session: int | None = None
     """The session id (getsid(2))."""
@@ -161,19 +156,19 @@ class Process(NamedTuple):
     complete: bool = True
     """Whether the environment and the command line could be read; off Linux, the directory too."""
     forked: bool | None = None
-    """Whether it has executed no program since it was forked, so that its command line and its
-    environment are those of the process that it was forked from; None where that is not told."""
+    """Whether it has executed no program since it was forked: then its command line and environment
+    are those of the process that it was forked from. None where that is not told."""
     stopped: bool = False
     """Whether it is suspended (Ctrl-Z, SIGSTOP)."""
     running: bool = False
     """Whether it runs, or waits for nothing but its turn to."""
     control_group: str | None = None
-    """Its control group (cgroups(7)), which a process hands on to all that it starts."""
+    """Its control group (cgroups(7)), which its children inherit."""
     unit: str | None = None
-    """The service that its service manager started it as: ``nginx.service`` (the leaf of its
-    systemd cgroup), a launchd label, the name of a Windows service."""
+    """The service that it runs: ``nginx.service`` (the leaf of its systemd cgroup), a launchd
+    label, the name of a Windows service."""
     container: str | None = None
-    """The container it runs in, if that is not ours: its id, or ``"?"`` if the id is not told."""
+    """The container that it runs in, if not ours: its id, or ``"?"`` if that is not told."""
 
     @property
     def leads_session(self) -> bool:
@@ -181,7 +176,7 @@ class Process(NamedTuple):
 
 
 class Lock(NamedTuple):
-    """A lock file that names the process that made it, as in the temporary folders of pytest."""
+    """A lock file that names the process that made it, as in a temporary folder of pytest."""
 
     pid: int
     made: float
@@ -189,10 +184,10 @@ class Lock(NamedTuple):
 
 
 class Owners(NamedTuple):
-    """Who has which socket open."""
+    """Which processes have which socket open."""
 
     pids: Mapping[Hashable, frozenset[int]]
-    """Socket id to the pids that have it open; an id that nobody was seen with is absent."""
+    """Socket id to pids; an id that no process was seen with is absent."""
     unreadable: int = 0
     """How many processes did not let us look at their descriptors."""
 
@@ -207,25 +202,23 @@ class Pin(Protocol):
         """Whether the process still runs. A zombie with no living thread does not."""
 
     def send(self, signal: Signal) -> bool:
-        """Send a signal through the pin; False if the process was gone already.
+        """Send a signal; False if the process was gone. PermissionError if the kernel refuses."""
 
-        Raises PermissionError if the kernel refuses.
-        """
-
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of it; the pin is of no use any more."""
 
 
 class System(Protocol):
-    """The operating system, as portfree needs it."""
+    """The operating system, as portfree needs it. Times are in seconds."""
 
     @property
     def name(self) -> str:
-        """``"linux"``, ``"darwin"``, ``"win32"``, …: `sys.platform`."""
+        """`sys.platform`: ``"linux"``, ``"darwin"``, ``"win32"``, …"""
 
     @property
     def namespace(self) -> str:
-        """Which pid and time namespace we live in, where pids and starts mean what they mean here:
-        empty in the machine's first ones, and where there are none.
+        """The pid and time namespace (namespaces(7)) in which pids and starts mean what they mean
+        here; empty in the machine's first ones, and where there are none.
         """
 
     @property
@@ -242,26 +235,26 @@ class System(Protocol):
     def bind(self, port: Port, *, reuse: bool = False) -> Bind:
         """Try to bind the port on every address, without listening, and let go at once.
 
-        With *reuse*, as a server with SO_REUSEADDR does (which most set): refused by whoever holds
-        the port, but not by the fading connections of a dead server.
+        With *reuse*, as a server with SO_REUSEADDR does (most set it): a holder refuses that, the
+        fading connections of a dead server do not.
         """
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         """The sockets that hold one of *ports*; with *connections*, also those that merely have the
-        number at their own end.
+        number at their own end. Raises OSError if the system does not tell.
         """
 
     def listeners(self) -> list[Socket]:
-        """Every listening TCP socket, whatever its port."""
+        """Every listening TCP socket. Raises OSError if the system does not tell."""
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
-        """Everybody who has one of these sockets open, from one look at all processes."""
+        """Every process that has one of these sockets open, from one look at all processes."""
 
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
-        """Whether this process has one of these sockets open right now."""
+        """Whether this process was seen to have one of these sockets open right now."""
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:
-        """Who on this host has a TCP connection with this process, as far as that can be seen.
+        """The processes of this host with a TCP connection to this one, as far as can be seen.
 
         *but*: the sockets of the process that are known to be no connections.
         """
@@ -273,7 +266,7 @@ class System(Protocol):
         """
 
     def moment(self) -> float:
-        """The present time, as `Process.start` tells it."""
+        """The present time, in the unit of `Process.start`."""
 
     def process(self, pid: int) -> Process | None:
         """The facts about a process; None if there is no such process (any more)."""
@@ -285,22 +278,19 @@ class System(Protocol):
         """Every process that can be seen."""
 
     def pin(self, process: Process) -> Pin | None:
-        """Pin a process; None if it is gone or the pid is somebody else's by now.
+        """Pin a process; None if it is gone, or the pid is another process's by now.
 
-        Raises PermissionError if it cannot be pinned.
+        Raises PermissionError, or another OSError, if it cannot be pinned.
         """
 
     def user(self, owner: int | str | None) -> str:
         """A user's name for people; the number itself if it has none."""
 
-    def container_behind(self, process: Process, port: Port) -> str | None:
-        """The container for which an engine's process has a port open, or that a process runs in,
-        as its engine names it, such as ``"shop-web-1 (image nginx, compose project shop)"``; empty
-        if it cannot be asked, and None if it publishes the port for no container any more.
-        """
+    def output(self, argv: Sequence[str], timeout: float) -> str | None:
+        """What a program writes; None if it does not start, fails, or takes longer than that."""
 
     def now(self) -> float:
-        """A monotonic clock, in seconds."""
+        """A monotonic clock."""
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
-        """Return when one of the pinned processes has ended, or after *timeout* seconds."""
+        """Return when one of the pinned processes has ended, or after *timeout*."""

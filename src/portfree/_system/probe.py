@@ -93,12 +93,16 @@ def each_address_bind(
     return _try_each(factory, port, SO_REUSEADDR if reuse and port.protocol == "tcp" else None)
 
 
-def exclusive_bind(port: Port, *, factory: Callable[[int, int], socket] = socket) -> Bind:
+def exclusive_bind(
+    port: Port,
+    *,
+    reuse: bool = False,  # noqa: ARG001
+    factory: Callable[[int, int], socket] = socket,
+) -> Bind:
     """Bind the port on each address as Windows wants it, with SO_EXCLUSIVEADDRUSE.
 
-    Without it, a bind to another address than the holder's succeeds there. There is no *reuse*:
-    SO_REUSEADDR takes a port away from its holder on Windows, and is not needed to get past fading
-    connections.
+    Without it, a bind to another address than the holder's succeeds there. *reuse* changes nothing:
+    SO_REUSEADDR takes a port away from its holder on Windows, and fading connections refuse none.
     """
     return _try_each(factory, port, _SO_EXCLUSIVEADDRUSE)
 

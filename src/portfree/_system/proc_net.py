@@ -1,9 +1,8 @@
 """The sockets on a port, read from /proc/net (proc(5)): slower, and the way out where sock_diag is
 refused, as under gVisor or a seccomp filter.
 
-Every function raises OSError where they cannot be read, or make no sense.
-
-Sockets that are bound and do not listen are missing here: the kernel does not list them.
+The functions raise OSError where the tables cannot be read, or make no sense. TCP sockets that are
+bound and do not listen are missing: the kernel does not list them there.
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from portfree._system.common import endpoint
 from portfree._system.interface import Socket
-from portfree._system.sock_diag import TCP_STATES, TIME_WAIT_TIMER, address, endpoint
+from portfree._system.sock_diag import TCP_STATES, TIME_WAIT_TIMER, address
 from portfree.model import Port, Protocol
 
 _USER_HZ = 100  # the unit of times in /proc/net, whatever the kernel's own tick (asm/param.h)
-
-_TABLES: dict[Protocol, tuple[tuple[str, socket.AddressFamily], ...]] = {
-    "tcp": (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)),
-    "udp": (("udp", socket.AF_INET), ("udp6", socket.AF_INET6)),
-}
 
 
 def read(
@@ -34,51 +29,45 @@ def read(
     return [
         found
         for protocol in sorted({port.protocol for port in ports})
-        for table, family in _TABLES[protocol]
-        for found in _rows(root / table, family, protocol)
+        for found in _sockets(root, protocol)
         if found.port in wanted and (connections or found.holds)
     ]
 
 
 def listeners(root: Path = Path("/proc/self/net")) -> list[Socket]:
     """Every listening TCP socket of our network namespace."""
-    rows = (
-        found for table, family in _TABLES["tcp"] for found in _rows(root / table, family, "tcp")
-    )
-    return [found for found in rows if found.state == "listening"]
+    return [found for found in _sockets(root, "tcp") if found.state == "listening"]
 
 
-def _rows(table: Path, family: socket.AddressFamily, protocol: Protocol) -> Iterator[Socket]:
-    try:
-        lines = table.read_text("latin-1").splitlines()[1:]  # the first line is a heading
-    except FileNotFoundError:
-        return  # a kernel without IPv6
-    for line in lines:
+def _sockets(root: Path, protocol: Protocol) -> Iterator[Socket]:
+    for name, family in ((protocol, socket.AF_INET), (f"{protocol}6", socket.AF_INET6)):
         try:
-            yield _row(line, family, protocol)
-        except (ValueError, OverflowError):
-            raise OSError(errno.EBADMSG, "garbled line", str(table)) from None
+            lines = (root / name).read_text("latin-1").splitlines()[1:]  # after the heading
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+        for line in lines:
+            try:
+                yield _row(line, family, protocol)
+            except (ValueError, OverflowError):
+                raise OSError(errno.EBADMSG, "garbled line", str(root / name)) from None
 
 
 def _row(line: str, family: socket.AddressFamily, protocol: Protocol) -> Socket:
     _, near, far, state, _, timer, _, uid, _, inode, *_ = line.split()
     near_address, near_port = _end(near, family)
     far_address, far_port = _end(far, family)
+    # 03:00001770 is a TIME_WAIT timer with 60 s left, in hundredths of a second.
+    kind, _, left = timer.partition(":")
+    fades_in = int(left, 16) / _USER_HZ if int(kind, 16) == TIME_WAIT_TIMER else None
     return Socket(
         id=int(inode) or None,
         port=Port(near_port, protocol),
         state=TCP_STATES.get(int(state, 16), "connecting"),
         address=near_address,
         uid=int(uid),
-        peer=endpoint(far_address, far_port),
-        fades_in=_timer(timer),
+        peer=endpoint(far_address, far_port) if far_port else "",
+        fades_in=fades_in,
     )
-
-
-def _timer(text: str) -> float | None:
-    """``03:00001770`` is a TIME_WAIT timer with 60 s left, in hundredths of a second."""
-    kind, _, left = text.partition(":")
-    return int(left, 16) / _USER_HZ if int(kind, 16) == TIME_WAIT_TIMER else None
 
 
 def _end(text: str, family: socket.AddressFamily) -> tuple[str, int]:

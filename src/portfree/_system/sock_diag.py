@@ -12,8 +12,8 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
+from portfree._system.common import endpoint
 from portfree._system.interface import Socket, State
 from portfree.model import Port, Protocol
 
@@ -23,19 +23,16 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
-_REQUEST = struct.Struct(
-    "=BBBBI"
-)  # inet_diag_req_v2, up to its sockid: family, protocol, …, states
+_REQUEST = struct.Struct("=BBBBI")  # inet_diag_req_v2 up to its sockid: family, protocol, …, states
 _SOCKID = struct.Struct(">HH16s16s4s8s")  # inet_diag_sockid: ports, addresses, interface, cookie
 _MESSAGE = struct.Struct("=BBBB48s5I")  # inet_diag_msg: family, state, …, sockid, …, uid, inode
 
 _NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 
-# One bit a state. BOUND_INACTIVE is a state only in this mask (since Linux 6.8; older kernels
-# ignore the bit): the sockets come back as CLOSE, and the kernel does not apply the port filter to
-# them.
-_ESTABLISHED, _CLOSE, _LISTEN, _BOUND_INACTIVE = 1, 7, 10, 13
-_HOLDING = 1 << _LISTEN | 1 << _BOUND_INACTIVE
+# One bit a state. BOUND_INACTIVE is one only in this mask (since Linux 6.8; older kernels ignore
+# the bit): the sockets come back as CLOSE, and the kernel does not apply the port filter to them.
+ESTABLISHED, _CLOSE, LISTEN, _BOUND_INACTIVE = 1, 7, 10, 13
+_HOLDING = 1 << LISTEN | 1 << _BOUND_INACTIVE
 _ANY_STATE = 0x3FFF
 
 TCP_STATES: dict[int, State] = {
@@ -48,7 +45,7 @@ TCP_STATES: dict[int, State] = {
     _CLOSE: "bound",
     8: "connected",  # CLOSE_WAIT: our end is still open
     9: "fading",  # LAST_ACK
-    _LISTEN: "listening",
+    LISTEN: "listening",
     11: "fading",  # CLOSING
     12: "connecting",  # NEW_SYN_RECV
 }
@@ -71,107 +68,52 @@ def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
         link.settimeout(1.0)
         for protocol in sorted({port.protocol for port in ports}):
             numbers = {port.number for port in ports if port.protocol == protocol}
-            for family in (socket.AF_INET, socket.AF_INET6):
-                found += _ask(link, family, protocol, numbers, connections=connections)
+            # A UDP socket is CLOSE or ESTABLISHED, and the mask does not pay for so short a list.
+            states = _ANY_STATE if connections or protocol == "udp" else _HOLDING
+            only = next(iter(numbers)) if len(numbers) == 1 else 0  # 0: the kernel filters none
+            found += [
+                each
+                for each in _list(link, protocol, states, only)
+                if each.port.number in numbers and (connections or each.holds)
+            ]
         if not connections:
+            # Connections of sockets to themselves. To ask for both ends at once costs the kernel a
+            # walk through its table, and us nothing more.
             missing = {p.number for p in ports if p.protocol == "tcp"}
-            found += _of_themselves(link, missing - {s.port.number for s in found})
+            missing -= {each.port.number for each in found}
+            for number in sorted(missing) if len(missing) <= _FEW else [0]:
+                found += [
+                    each
+                    for each in _list(link, "tcp", 1 << ESTABLISHED, number, number)
+                    if each.of_itself and each.port.number in missing
+                ]
     return found
 
 
-def _of_themselves(link: socket.socket, numbers: set[int]) -> Iterator[Socket]:
-    """The connections of sockets on these ports to themselves."""
-    # To ask for both ends at once costs the kernel a walk through its table, and us nothing more.
-    asked = sorted(numbers) if len(numbers) <= _FEW else [0]
-    for number in asked:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for found in _exchange(link, family, "tcp", 1 << _ESTABLISHED, number, number):
-                if found.of_itself and found.port.number in numbers:
-                    yield found
-
-
-def listeners() -> list[Socket]:
-    """Every listening TCP socket of our network namespace. Raises OSError like `dump`."""
+def in_state(state: int) -> list[Socket]:
+    """Every TCP socket of our network namespace in that state. Raises OSError like `dump`."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(1.0)
-        return [
-            found
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for found in _exchange(link, family, "tcp", 1 << _LISTEN, 0)
-        ]
+        return _list(link, "tcp", 1 << state)
 
 
-class Connection(NamedTuple):
-    """An established connection, from one of its ends."""
-
-    inode: int
-    near: str
-    peer: str
-
-
-def connections() -> list[Connection]:
-    """Every established TCP connection of our network namespace. Raises OSError like `dump`."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
-        link.settimeout(1.0)
-        return [
-            Connection(
-                found.id,
-                endpoint(unmapped(found.address), found.port.number),
-                unmapped(found.peer),
-            )
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for found in _exchange(link, family, "tcp", 1 << _ESTABLISHED, 0)
-            if isinstance(found.id, int)
-        ]
-
-
-def unmapped(address: str) -> str:
-    """An IPv4 address that IPv6 has mapped (RFC 4291, 2.5.5.2), as IPv4 writes it."""
-    host, _, port = address.removeprefix("[").partition("]")
-    if not host.startswith("::ffff:") or "." not in host:
-        return address
-    return host.removeprefix("::ffff:") + port
-
-
-def _ask(
-    link: socket.socket,
-    family: socket.AddressFamily,
-    protocol: Protocol,
-    numbers: set[int],
-    *,
-    connections: bool,
+def _list(
+    link: socket.socket, protocol: Protocol, states: int, near_port: int = 0, far_port: int = 0
 ) -> list[Socket]:
-    # A UDP socket is CLOSE or ESTABLISHED, and the mask does not pay for so short a list.
-    states = _ANY_STATE if connections or protocol == "udp" else _HOLDING
-    only = next(iter(numbers)) if len(numbers) == 1 else 0  # 0: the kernel filters by no port
-    return [
-        found
-        for found in _exchange(link, family, protocol, states, only)
-        if found.port.number in numbers and (connections or found.holds)
-    ]
-
-
-def _exchange(
-    link: socket.socket,
-    family: socket.AddressFamily,
-    protocol: Protocol,
-    states: int,
-    local_port: int,
-    far_port: int = 0,
-) -> list[Socket]:
-    """One question, and its answer. A port of 0 means any."""
-    body = _REQUEST.pack(family, _PROTOCOLS[protocol], 0, 0, states) + _SOCKID.pack(
-        local_port, far_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
-    )
-    for attempt in range(1, _ATTEMPTS + 1):
-        head = _HEADER.pack(
-            _HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, attempt, 0
+    """One question about both families, and the answers. A port of 0 means any."""
+    found: list[Socket] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = _REQUEST.pack(family, _PROTOCOLS[protocol], 0, 0, states) + _SOCKID.pack(
+            near_port, far_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
         )
-        link.send(head + body)
-        answer = list(_answer(link, attempt))
-        if not any(flags & _NLM_F_DUMP_INTR for flags, _ in answer):
-            break
-    return [_read(payload, family, protocol) for _, payload in answer]
+        length, flags = _HEADER.size + len(body), _NLM_F_REQUEST | _NLM_F_DUMP
+        for attempt in range(1, _ATTEMPTS + 1):
+            link.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, flags, attempt, 0) + body)
+            answer = list(_answer(link, attempt))
+            if not any(flags & _NLM_F_DUMP_INTR for flags, _ in answer):
+                break
+        found += [_read(payload, family, protocol) for _, payload in answer]
+    return found
 
 
 def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:
@@ -185,31 +127,23 @@ def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:
         for kind, message_flags, number, payload in _messages(data):
             if number != sequence:
                 continue  # what is left of an answer that was given up
-            if kind == _NLMSG_DONE:
-                # A kernel without udp_diag says here, and nowhere else, that it cannot tell.
-                if code := _error(payload):
-                    raise OSError(code, f"sock_diag: {os.strerror(code)}")
-                return
-            if kind == _NLMSG_ERROR:
-                code = _error(payload) or errno.EBADMSG
+            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                (said,) = struct.unpack_from("=i", payload) if len(payload) >= 4 else (0,)
+                code = -said if -4096 < said < 0 else 0  # MAX_ERRNO in linux/err.h
+                # A kernel without udp_diag says at the end, and nowhere else, that it cannot tell.
+                if kind == _NLMSG_DONE and not code:
+                    return
+                code = code or errno.EBADMSG
                 raise OSError(code, f"sock_diag: {os.strerror(code)}")
             yield message_flags, payload
-
-
-def _error(payload: bytes) -> int:
-    """The errno in a message that says how a request ended; 0 if it went well."""
-    if len(payload) < 4:
-        return 0
-    (code,) = struct.unpack_from("=i", payload)
-    return -code if -4096 < code < 0 else 0  # MAX_ERRNO in linux/err.h
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     at = 0
     while at < len(data):
-        if len(data) - at < _HEADER.size:
-            raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+        length, kind, flags, sequence = 0, 0, 0, 0
+        if len(data) - at >= _HEADER.size:
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
         if not _HEADER.size <= length <= len(data) - at:
             raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
         yield kind, flags, sequence, data[at + _HEADER.size : at + length]
@@ -228,16 +162,9 @@ def _read(payload: bytes, family: socket.AddressFamily, protocol: Protocol) -> S
         state=meaning,
         address=address(family, near),
         uid=uid,
-        peer=endpoint(address(family, far), far_port),
+        peer=endpoint(address(family, far), far_port) if far_port else "",
         fades_in=expires / 1000 if timer == TIME_WAIT_TIMER else None,
     )
-
-
-def endpoint(host: str, port: int) -> str:
-    """``192.0.2.7:443`` or ``[::1]:443`` (RFC 3986, 3.2.2); empty for the end of no connection."""
-    if port == 0:
-        return ""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address(family: socket.AddressFamily, raw: bytes) -> str:

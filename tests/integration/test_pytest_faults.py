@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 BROKEN = """
-import portfree.api as module
+import portfree._core.free as module
 free = module.free
 
-def broken(*args, phase, **options):
-    if phase == "$PHASE":
+def broken(*args, moment, **options):
+    if moment.phase == "$PHASE":
         raise RuntimeError("out of order")
-    return free(*args, phase=phase, **options)
+    return free(*args, moment=moment, **options)
 
 module.free = broken
 """
@@ -69,7 +69,7 @@ def test_messages_that_cannot_be_made_turn_nothing_red(suite: Project, port: int
     suite.orphan(tcp(port))
     suite.guard()
     suite.write(
-        "conftest.py", "import portfree._output.text as r\nr.summary = lambda outcome: 1 / 0\n"
+        "conftest.py", "import portfree._output.words as r\nr.summary = lambda outcome: 1 / 0\n"
     )
 
     result = suite.pytest()

@@ -135,12 +135,14 @@ class Run:
         # After a run its settings are no help any more: what helps then is typed.
         surface = request.surface if request.surface == "action" else "command"
         request = request._replace(scope="orphans", wait=0.0, grace=grace, surface=surface)
+        failed = "the ports could not be looked after at the end"
         try:
             after = free(request, notice=self._notice, system=self._system, moment=self.moment())
             self.after = FreePortsReport(*after)
+            failed = "leaks could not be looked for"
             self._find_leaks(request)
         except Exception as failure:  # noqa: BLE001 - what goes wrong in here must turn no run red
-            self._fail(f"the end of the run could not be looked after: {failure!r}")
+            self._fail(f"{failed}: {failure!r}")
         finally:
             run_id.OPEN_HERE.discard(self._element)
         return self.after

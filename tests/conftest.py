@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from helpers.fake_system import FakeSystem
 from helpers.figures import PROPERTY, Figures, table
 from helpers.processes import Processes
+from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,3 +118,15 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     # What has no environment might be another worker's, and would be kept.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     return name
+
+
+@pytest.fixture
+def system() -> FakeSystem:
+    return FakeSystem()
+
+
+@pytest.fixture
+def unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests run under pytest themselves, and maybe in a CI job: without marks, in neither."""
+    for name in (*MARKS, *CI_JOB_IDS, XDIST_WORKER, "SUDO_UID"):
+        monkeypatch.delenv(name, raising=False)

@@ -660,7 +660,7 @@ def test_a_failure_of_ours_keeps_no_command_from_running(
 
     monkeypatch.chdir(job.workspace)
     monkeypatch.setenv("RUNNER_TEMP", str(job.temp))
-    monkeypatch.setattr("portfree.api.bind", fail)
+    monkeypatch.setattr("portfree._core.free.bind", fail)
     monkeypatch.setattr(action, "_details", say_nothing)
     request = Request((Port(processes.free_port()),), leaks="ignore")
     done = action._around(action._Inputs(run="touch started; exit 4"), request, as_root=False)

@@ -74,7 +74,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     fake = Fake()
-    monkeypatch.setattr("portfree.api.free", fake)
+    monkeypatch.setattr("portfree._core.free.free", fake)
     (tmp_path / ".git").mkdir()  # nothing above this directory is ours
     monkeypatch.chdir(tmp_path)
     return fake

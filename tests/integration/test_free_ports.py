@@ -27,6 +27,7 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
+from helpers.reports import how, took
 from portfree import Port, PortfreeError, PortsBusyError, PortSpecError, Report, free_ports
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ def test_a_forgotten_http_server_is_stopped_and_named(processes: Processes, proj
     assert found.addresses == ("127.0.0.1",)
     assert found.root
     assert found.launcher == found.test == ""
-    assert "SIGTERM" in found.ended
+    assert "SIGTERM" in how(found)
     assert found.started is not None
     assert before - 2 < found.started < time.time() + 2  # ticks are coarse
-    assert found.seconds is not None
-    assert 0 <= found.seconds <= only(report).seconds <= report.seconds
+    assert took(found) is not None
+    assert 0 <= took(found) <= took(only(report)) <= took(report)
 
 
 @one_backend
@@ -109,8 +110,8 @@ def test_the_server_of_another_project_is_left_alone(processes: Processes, elsew
     assert (found.verdict.action, found.verdict.rule) == ("keep", "attended")
     assert tail(elsewhere) in found.verdict.reason
     assert str(port) in found.verdict.instead
-    assert found.ended == ""
-    assert found.seconds is None
+    assert how(found) == ""
+    assert took(found) is None
     assert server.alive
 
 
@@ -129,7 +130,7 @@ def test_a_dry_run_touches_nothing(processes: Processes, project: Path, elsewher
     assert (free.status, free.ok) == ("free", True)
     assert not report.ok
     assert holder(would, left).verdict.action == "stop"
-    assert holder(would, left).ended == ""
+    assert how(holder(would, left)) == ""
     assert holder(would_not, foreign).verdict.action == "keep"
     assert left.alive
     assert foreign.alive

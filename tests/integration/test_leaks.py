@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import Processes, http_server, tcp, wait_until
+from helpers.reports import how
 from portfree import free_ports
 from portfree._core import leaks, run_id
 from portfree._output.words import leak_line
@@ -79,7 +80,7 @@ def test_a_child_that_serves_on(processes: Processes) -> None:
     (leak,) = run.leaks
     assert not leak.own
     assert leak.holder.verdict.rule == "own-run"
-    assert leak.holder.ended == ""
+    assert how(leak.holder) == ""
     assert server.alive
 
 
@@ -118,7 +119,7 @@ def test_a_stubborn_one_is_killed(processes: Processes) -> None:
         server = processes.child(tcp(port, "--ignore", "TERM", "--ignore", "INT"))
 
     assert not server.alive
-    assert run.leaks[0].holder.ended.endswith("SIGKILL")
+    assert how(run.leaks[0].holder).endswith("SIGKILL")
 
 
 @on_both_backends
@@ -154,7 +155,7 @@ def test_the_test_process_itself_is_told_of_and_never_stopped(processes: Process
     assert found(run) == [(os.getpid(), "127.0.0.1", port)]
     (leak,) = run.leaks
     assert leak.own
-    assert leak.holder.ended == ""
+    assert how(leak.holder) == ""
     assert "the run itself, still listens on" in leak_line(leak)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import Processes, accepts, http_server, tail, tcp
+from helpers.reports import how
 from portfree import free_ports
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_a_forgotten_server_is_stopped_and_named(processes: Processes, project: 
     assert holder.pid == server.pid
     assert "http.server" in holder.command
     assert holder.verdict.rule == "orphan"
-    assert holder.ended == "ended after SIGTERM"
+    assert how(holder) == "ended after SIGTERM"
 
 
 def test_a_server_gets_the_time_to_save_its_data(processes: Processes, project: Path) -> None:

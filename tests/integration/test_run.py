@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import Processes, is_free, tcp
+from helpers.reports import how
 from portfree import PortsBusyError, PortSpecError, Report, free_ports
 from portfree import run as guard
 from portfree._core import run_id
@@ -400,7 +401,7 @@ def test_a_dry_run_stops_no_leak(processes: Processes) -> None:
         servers = processes.child(tcp(port)), processes.child(tcp(other))
 
     assert all(server.alive for server in servers)
-    assert [leak.holder.ended for leak in run.leaks] == [""]
+    assert [how(leak.holder) for leak in run.leaks] == [""]
 
 
 def test_leaks_may_be_configured(processes: Processes, project: Path) -> None:

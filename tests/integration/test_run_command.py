@@ -461,7 +461,7 @@ def test_an_unexpected_failure_keeps_no_command_from_running(
     def fail(*_: object, **__: object) -> Report:
         raise RuntimeError("of all things")
 
-    monkeypatch.setattr("portfree.api.bind", fail)
+    monkeypatch.setattr("portfree._core.free.bind", fail)
     monkeypatch.setattr("portfree.run.free", fail)
     words = [str(processes.free_port()), "--on-busy", "warn", "--", "sh", "-c", "exit 3"]
 

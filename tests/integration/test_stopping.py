@@ -28,6 +28,7 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
+from helpers.reports import how, took
 from portfree import free_ports
 
 pytestmark = pytest.mark.usefixtures("backend", "project")
@@ -46,7 +47,7 @@ def test_a_polite_server_ends_after_the_first_signal(processes: Processes, proje
     outcome = only(free_ports(port))
 
     assert outcome.status == "freed"
-    assert "SIGTERM" in holder(outcome, server).ended
+    assert "SIGTERM" in how(holder(outcome, server))
 
 
 def test_a_server_that_ignores_sigterm_ends_after_sigint(
@@ -58,7 +59,7 @@ def test_a_server_that_ignores_sigterm_ends_after_sigint(
     outcome = only(free_ports(port, grace=2.0))
 
     assert outcome.status == "freed"
-    assert "SIGINT" in holder(outcome, server).ended
+    assert "SIGINT" in how(holder(outcome, server))
 
 
 def test_a_server_that_ignores_both_is_killed(processes: Processes, project: Path) -> None:
@@ -68,8 +69,8 @@ def test_a_server_that_ignores_both_is_killed(processes: Processes, project: Pat
     outcome = only(free_ports(port, grace=1.0))
 
     assert outcome.status == "freed"
-    assert "SIGKILL" in holder(outcome, server).ended
-    assert (holder(outcome, server).seconds or 0) >= 1.0
+    assert "SIGKILL" in how(holder(outcome, server))
+    assert (took(holder(outcome, server)) or 0) >= 1.0
     assert not server.alive
 
 
@@ -81,7 +82,7 @@ def test_a_server_may_take_its_time_to_flush(processes: Processes, project: Path
     outcome = only(free_ports(port))
 
     assert outcome.status == "freed"
-    assert "SIGTERM" in holder(outcome, server).ended
+    assert "SIGTERM" in how(holder(outcome, server))
     server.wait_gone()
     assert marker.read_text() == "flushed\n"
 
@@ -235,7 +236,7 @@ def test_gunicorn_with_workers(processes: Processes, project: Path) -> None:
 
     assert outcome.status == "freed"
     assert holder(outcome, master).root
-    assert "SIGTERM" in holder(outcome, master).ended
+    assert "SIGTERM" in how(holder(outcome, master))
     for process in (master.process, *workers):
         process.wait_gone()
 
@@ -275,7 +276,7 @@ def test_uvicorn_with_an_open_stream(processes: Processes, project: Path) -> Non
 
     # After SIGTERM uvicorn lets go of the port and waits for the stream, which is its business.
     assert outcome.status == "freed"
-    assert "SIGKILL" not in holder(outcome, server).ended
+    assert "SIGKILL" not in how(holder(outcome, server))
     assert is_free(port)
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from helpers.fake_system import Actor, FakePin, FakeSystem, unmarked
+from helpers.fake_system import Actor, FakePin, FakeSystem
 from helpers.processes import SERVERS, Identity, tcp
+from helpers.reports import how
 from portfree import free_ports
 from portfree._core.free import free
 from portfree._system.interface import Owners
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from helpers.figures import Figures
     from helpers.processes import Processes
     from portfree.model import Report
-
-__all__ = ["unmarked"]
 
 GROUP = "faults"
 
@@ -189,7 +188,7 @@ def wrong_stops(situation: Situation) -> list[str]:
 def false_reports(situation: Situation, report: Report) -> list[str]:
     system = situation.system
     held = {system.kernel[id_].port for a in system.actors.values() for id_ in a.holds}
-    told = {h.pid: h.ended for outcome in report.outcomes for h in outcome.holders}
+    told = {h.pid: how(h) for outcome in report.outcomes for h in outcome.holders}
     notes = str([outcome.notes for outcome in report.outcomes])
     return [
         *(str(o) for o in report.outcomes if o.status != "busy" and o.port in held),

@@ -36,6 +36,7 @@ from helpers.processes import (
     wait_until,
     without,
 )
+from helpers.reports import how
 from portfree._core.stop import longest
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def trial(
     assert not wrong, outcome
     assert outcome.ok != server.alive
     if not outcome.ok:
-        said = [(each.verdict.instead, each.ended) for each in outcome.holders]
+        said = [(each.verdict.instead, how(each)) for each in outcome.holders]
         assert outcome.notes or any(map(any, said)), outcome
     assert report.seconds <= longest(grace) + LATE
     return outcome
@@ -130,7 +131,7 @@ def test_signals_that_are_refused(
     server = processes.orphan(tcp(port), cwd=project)
     outcome = trial(processes, project, figures, server, port, prefix=without("signals"))
     if backend == "linux":  # the other one sends with kill(2)
-        assert "the system refused the signal" in holder(outcome, server).ended
+        assert "the system refused the signal" in how(holder(outcome, server))
 
 
 @needs_root

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from helpers.reports import how
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,7 +30,6 @@ from hypothesis.stateful import (
 )
 
 from helpers import fake_system
-from helpers.fake_system import unmarked
 from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, SimProcess, Simulation, step
 from portfree._core import run_id
 
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from portfree._core.context import Phase
     from portfree._system.interface import Signal
     from portfree.model import HolderReport, Port, Report, Scope
-
-__all__ = ["unmarked"]
 
 GROUP = "model"
 
@@ -459,11 +457,11 @@ class Machine(RuleBasedStateMachine):
             if not entries and f"started again by {process.name} (pid {process.pid})" not in notes:
                 false.append(f"pid {process.pid} got {got}, and is not in the report")
             for entry in entries:
-                said = set(re.findall(r"SIG(\w+)", entry.ended))
-                if said != got and (system.polite or entry.ended != "terminated"):
-                    false.append(f"pid {process.pid} got {got}, but the report says {entry.ended}")
+                said = set(re.findall(r"SIG(\w+)", how(entry)))
+                if said != got and (system.polite or how(entry) != "terminated"):
+                    false.append(f"pid {process.pid} got {got}, but the report says {how(entry)}")
         for identity, entries in told.items():
-            ended = any(entry.ended.startswith(("ended", "terminated")) for entry in entries)
+            ended = any(how(entry).startswith(("ended", "terminated")) for entry in entries)
             lives = any(
                 server_process.alive
                 and (server_process.pid, server_process.process.started) == identity
@@ -471,7 +469,7 @@ class Machine(RuleBasedStateMachine):
             )
             if ended and lives:
                 false.append(f"pid {identity[0]} is alive, but the report says it has ended")
-            if identity not in signalled and any("SIG" in entry.ended for entry in entries):
+            if identity not in signalled and any("SIG" in how(entry) for entry in entries):
                 false.append(f"pid {identity[0]} got no signal, but the report says so")
         return false
 

@@ -307,36 +307,31 @@ def test_descriptors_that_may_not_be_seen_are_counted(
     assert not held
 
 
-def test_descriptors_that_close_while_they_are_read(
-    proc: Proc, monkeypatch: pytest.MonkeyPatch
+def refuse_to_follow(monkeypatch: pytest.MonkeyPatch, link: str, error: OSError) -> None:
+    real = os.readlink
+
+    def refuse(path: str, *, dir_fd: int) -> str:
+        target = real(path, dir_fd=dir_fd)
+        if target == link:
+            raise error
+        return target
+
+    monkeypatch.setattr(os, "readlink", refuse)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "it closes while it is read"),
+        OSError(errno.ENAMETOOLONG, "a file with a long path"),
+    ],
+)
+def test_a_descriptor_that_cannot_be_followed_hides_no_other(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     proc.add(77, sockets=(1, 2, 4711))
-    real = os.readlink
-
-    def closing(path: str, *, dir_fd: int) -> str:
-        target = real(path, dir_fd=dir_fd)
-        if target == "socket:[1]":
-            raise FileNotFoundError(path)
-        return target
-
-    monkeypatch.setattr(os, "readlink", closing)
+    refuse_to_follow(monkeypatch, "socket:[1]", error)
     assert proc.system.owners([1, 4711]).pids == {4711: {77}}
-
-
-def test_a_file_whose_path_is_too_long_to_be_told_hides_nobody(
-    proc: Proc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proc.add(77, sockets=(1, 4711))
-    real = os.readlink
-
-    def too_long(path: str, *, dir_fd: int) -> str:
-        target = real(path, dir_fd=dir_fd)
-        if target == "socket:[1]":
-            raise OSError(errno.ENAMETOOLONG, "File name too long", path)
-        return target
-
-    monkeypatch.setattr(os, "readlink", too_long)
-    assert proc.system.owners([4711]).pids == {4711: {77}}
 
 
 def test_a_process_of_somebody_else_that_ends_while_we_look_hides_nobody(
@@ -381,15 +376,7 @@ def test_a_descriptor_of_its_thread_that_closes_hides_no_other(
     proc: Proc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staged_leader(proc)
-    real = os.readlink
-
-    def closing(path: str, *, dir_fd: int) -> str:
-        target = real(path, dir_fd=dir_fd)
-        if target == "socket:[2]":
-            raise FileNotFoundError(path)
-        return target
-
-    monkeypatch.setattr(os, "readlink", closing)
+    refuse_to_follow(monkeypatch, "socket:[2]", FileNotFoundError(errno.ENOENT, "closed"))
     assert proc.system.holds(77, [4711])
     assert not proc.system.holds(77, [2])
 

@@ -23,6 +23,11 @@ TEST = "tests/test_api.py::test_search (setup)"
 
 PASSES = "def test_it():\n    pass\n"
 
+IMPORTS = """\
+import os, pathlib, signal, socket, subprocess, sys, time
+import careless, pytest
+"""
+
 # What pip says where it cannot reach an index.
 NO_INDEX = (
     *("No matching distribution found", "NewConnectionError", "Could not fetch URL"),
@@ -177,6 +182,10 @@ class Project:
     def module(self, *words: str, env: Mapping[str, str] | None = None) -> Ended:
         """Run a module of ours, such as pytest, with these arguments."""
         return self.start_module(*words, env=env).ended()
+
+    def tests(self, text: str, **values: object) -> None:
+        """Write tests/test_it.py, which need not import what most of them need."""
+        self.write("tests/test_it.py", IMPORTS + textwrap.dedent(text), **values)
 
     def guard(self, *ports: int, **settings: object) -> None:
         """Write a pytest.ini that has these ports freed: by default ours."""

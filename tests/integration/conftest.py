@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def suite(processes: Processes, tmp_path: Path) -> Project:
-    """A repository with tests, in which pytest is run."""
+    """A repository with tests, in which pytest is run and frees a port."""
     variables = {
         "COLUMNS": "200",
         # Loading them takes longer than all that is tested here.
@@ -25,6 +25,7 @@ def suite(processes: Processes, tmp_path: Path) -> Project:
     suite = Project(processes, tmp_path / "shop", variables, apart=True)
     (suite / ".git").mkdir()
     suite.write("tests/test_it.py", PASSES)
+    suite.guard()
     suite.write_careless("tests/careless.py")
     return suite
 

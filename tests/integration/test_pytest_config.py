@@ -228,18 +228,14 @@ def test_the_plugin_can_be_turned_off(here: Here) -> None:
 
 
 def test_without_ports_nobody_notices_it(suite: Project) -> None:
-    suite.write("pyproject.toml", "[project]\nname = 'shop'\n")
-    suite.write(
-        "tests/test_it.py",
-        """
-        import os, sys
+    suite.write("pytest.ini", "[pytest]\n")
+    suite.tests("""
         def test_modules():
             ours = {name for name in sys.modules if name.partition(".")[0] == "portfree"}
             assert ours <= {"portfree", "portfree.pytest_plugin"}
             assert "psutil" not in sys.modules
             assert "PORTFREE_RUN_ID" not in os.environ
-        """,
-    )
+    """)
 
     def without_what_differs_always(output: str) -> list[str]:
         # pytest lists the plugins that are installed; nothing else may tell of us.

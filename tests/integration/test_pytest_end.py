@@ -35,7 +35,6 @@ def test_on_busy_fail_starts_no_test(suite: Project, port: int, elsewhere: Path)
 
 def test_on_busy_warn_goes_on_and_says_so_again(suite: Project, port: int, elsewhere: Path) -> None:
     server = suite.processes.orphan(tcp(port), cwd=elsewhere)
-    suite.guard()
 
     result = suite.pytest()
 
@@ -56,10 +55,8 @@ def test_a_leak_can_fail_a_green_session_and_hides_no_red_one(
     suite: Project, body: str, code: int
 ) -> None:
     suite.guard(leaks="fail", grace=1)
-    suite.write(
-        "tests/test_it.py",
+    suite.tests(
         """
-        import os, signal, careless
         def test_it():
             careless.child($OTHER)
             $BODY
@@ -75,11 +72,7 @@ def test_a_leak_can_fail_a_green_session_and_hides_no_red_one(
 
 
 def test_a_failing_test_stays_one(suite: Project, port: int) -> None:
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        "import careless\ndef test_it():\n    careless.child($PORT)\n    assert False\n",
-    )
+    suite.tests("def test_it():\n    careless.child($PORT)\n    assert False\n")
 
     result = suite.pytest()
 
@@ -89,23 +82,17 @@ def test_a_failing_test_stays_one(suite: Project, port: int) -> None:
 
 
 def test_no_tests_are_still_no_tests(suite: Project) -> None:
-    suite.guard()
     (suite / "tests/test_it.py").unlink()
 
     assert suite.pytest().code == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_ctrl_c_ends_the_run_too(suite: Project, port: int) -> None:
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        """
-        import os, signal, careless
+    suite.tests("""
         def test_it():
             careless.daemon($PORT)
             os.kill(os.getpid(), signal.SIGINT)
-        """,
-    )
+    """)
 
     result = suite.pytest()
 
@@ -116,14 +103,10 @@ def test_ctrl_c_ends_the_run_too(suite: Project, port: int) -> None:
 
 def test_ctrl_c_while_the_ports_are_freed_at_the_end(suite: Project) -> None:
     suite.guard(grace=50)
-    suite.write(
-        "tests/test_it.py",
-        """
-        import careless
+    suite.tests("""
         def test_it():
             careless.child($PORT, "--ignore", "TERM", "--ignore", "INT")
-        """,
-    )
+    """)
     session = suite.start_module("pytest")
     session.wait_for("portfree: waiting for ")
 
@@ -145,11 +128,8 @@ def test_leaks(suite: Project, leaks: str, code: int) -> None:
     one, two = suite.other, suite.processes.free_port()
     # They get so long to end by themselves before they are stopped.
     suite.guard(leaks=leaks, grace=1)
-    suite.write(
-        "tests/test_it.py",
+    suite.tests(
         """
-        import pytest, careless
-
         @pytest.fixture(scope="session")
         def server():
             careless.child($ONE)
@@ -182,15 +162,11 @@ def test_leaks(suite: Project, leaks: str, code: int) -> None:
 
 def test_a_listener_of_the_session_itself_is_reported(suite: Project) -> None:
     suite.guard(leaks="stop")
-    suite.write(
-        "tests/test_it.py",
-        """
-        import socket
+    suite.tests("""
         def test_it():
             global listener
             listener = socket.create_server(("127.0.0.1", $OTHER))
-        """,
-    )
+    """)
 
     result = suite.pytest()
 
@@ -206,10 +182,8 @@ def test_servers_of_others_and_servers_that_end_are_no_leaks(
     own = suite.processes.free_port()
     suite.orphan(tcp(earlier))
     suite.guard(leaks="fail")
-    suite.write(
-        "tests/test_it.py",
+    suite.tests(
         """
-        import pathlib, careless
         def test_it():
             server = careless.child($OWN)
             pathlib.Path("ready").touch()

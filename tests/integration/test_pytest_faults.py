@@ -67,7 +67,6 @@ def test_a_fault_of_ours_hides_no_red_test(suite: Project) -> None:
 
 def test_messages_that_cannot_be_made_turn_nothing_red(suite: Project, port: int) -> None:
     suite.orphan(tcp(port))
-    suite.guard()
     suite.write(
         "conftest.py", "import portfree._output.words as r\nr.summary = lambda outcome: 1 / 0\n"
     )
@@ -80,12 +79,7 @@ def test_messages_that_cannot_be_made_turn_nothing_red(suite: Project, port: int
 
 def test_a_fixture_that_fails_at_the_very_end(suite: Project, port: int) -> None:
     # With -x, session fixtures are torn down in pytest_sessionfinish, where a failure is loud.
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        """
-        import pytest, careless
-
+    suite.tests("""
         @pytest.fixture(scope="session")
         def server():
             careless.child($PORT)
@@ -94,8 +88,7 @@ def test_a_fixture_that_fails_at_the_very_end(suite: Project, port: int) -> None
 
         def test_one(server): assert False
         def test_two(server): pass
-        """,
-    )
+    """)
 
     result = suite.pytest("-x")
 
@@ -117,11 +110,8 @@ sys.exit(max(codes))
 
 @pytest.mark.parametrize("outer", [False, True])
 def test_the_environment_is_put_back(suite: Project, *, outer: bool) -> None:
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
+    suite.tests(
         """
-        import os
         def test_it():
             path = os.environ["PORTFREE_RUN_ID"].split("/")
             assert path[-1].startswith(f"{os.getpid()}.")
@@ -137,7 +127,6 @@ def test_the_environment_is_put_back(suite: Project, *, outer: bool) -> None:
 
 
 def test_a_session_that_another_plugin_keeps_from_starting(suite: Project, port: int) -> None:
-    suite.guard()
     suite.write(
         "tests/conftest.py",
         """
@@ -157,7 +146,6 @@ def test_a_session_that_another_plugin_keeps_from_starting(suite: Project, port:
 
 def test_a_conftest_finds_its_port_free_when_the_session_starts(suite: Project, port: int) -> None:
     suite.orphan(tcp(port))
-    suite.guard()
     suite.write(
         "tests/conftest.py",
         "import careless\ndef pytest_sessionstart():\n    assert not careless.accepts($PORT)\n",
@@ -167,11 +155,7 @@ def test_a_conftest_finds_its_port_free_when_the_session_starts(suite: Project, 
 
 
 def test_a_forked_child_frees_nothing(suite: Project, port: int) -> None:
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        """
-        import os, careless
+    suite.tests("""
         def test_it():
             server = careless.child($PORT)
             child = os.fork()
@@ -179,8 +163,7 @@ def test_a_forked_child_frees_nothing(suite: Project, port: int) -> None:
                 # The child ends this test and then, as pytest, the session.
                 assert os.waitpid(child, 0)[1] == 0
                 assert careless.accepts($PORT)
-        """,
-    )
+    """)
 
     result = suite.pytest("-q", "-W", "ignore")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 
 def test_a_free_port_is_said_to_be_free_and_nothing_more(suite: Project, port: int) -> None:
-    suite.guard()
-
     result = suite.pytest()
 
     assert result.code == 0
@@ -28,17 +27,12 @@ def test_a_free_port_is_said_to_be_free_and_nothing_more(suite: Project, port: i
 
 def test_a_forgotten_server_is_stopped_before_the_first_test(suite: Project, port: int) -> None:
     server = suite.processes.orphan(http_server(port), cwd=suite.folder, listening=port)
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        """
-        import careless
+    suite.tests("""
         def test_it():
             server = careless.child($PORT)
             server.terminate()
             server.wait()
-        """,
-    )
+    """)
 
     result = suite.pytest()
 
@@ -56,7 +50,6 @@ def test_a_quiet_session_says_what_was_stopped_at_the_end(
     suite: Project, port: int, quiet: str
 ) -> None:
     suite.orphan(tcp(port))
-    suite.guard()
 
     result = suite.pytest(quiet)
 
@@ -78,11 +71,7 @@ def test_ports_in_a_row_are_named_as_a_range(suite: Project, port: int) -> None:
 
 
 def test_what_a_session_leaves_on_its_port_is_stopped_after_it(suite: Project, port: int) -> None:
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        "import careless\ndef test_forgets():\n    careless.child($PORT)\n",
-    )
+    suite.tests("def test_forgets():\n    careless.child($PORT)\n")
 
     result = suite.pytest()
 
@@ -96,7 +85,6 @@ def test_what_a_session_leaves_on_its_port_is_stopped_after_it(suite: Project, p
 def test_a_server_that_a_killed_session_has_left_is_stopped_and_its_test_named(
     suite: Project, port: int
 ) -> None:
-    suite.guard()
     suite.write(
         "tests/test_api.py",
         """
@@ -131,19 +119,14 @@ def test_a_server_that_a_killed_session_has_left_is_stopped_and_its_test_named(
 
 
 def test_two_sessions_at_once(suite: Project, port: int) -> None:
-    suite.guard()
-    suite.write(
-        "tests/test_it.py",
-        """
-        import os, pathlib, careless
+    suite.tests("""
         def test_it():
             if "FIRST" in os.environ:
                 careless.child($PORT)
                 pathlib.Path("ready").touch()
                 careless.until("go")
                 assert careless.accepts($PORT)
-        """,
-    )
+    """)
     first = suite.start_module("pytest", env={"FIRST": "1"})
     wait_until((suite / "ready").exists, "the first session runs")
 
@@ -174,10 +157,7 @@ def test_a_server_that_conftest_starts_survives_and_is_stopped_at_the_end(
 ) -> None:
     suite.guard(on_busy="fail")
     suite.write("tests/conftest.py", "import careless\ncareless.$WAY($PORT)\n", WAY=way)
-    suite.write(
-        "tests/test_it.py",
-        "import careless\ndef test_it():\n    assert careless.accepts($PORT)\n",
-    )
+    suite.tests("def test_it():\n    assert careless.accepts($PORT)\n")
 
     # Named, for only then is its conftest.py loaded before the session starts.
     result = suite.pytest("tests")
@@ -276,11 +256,8 @@ def test_with_xdist_the_controller_does_it_once(suite: Project, port: int) -> No
     one, two = suite.processes.free_port(), suite.processes.free_port()
     suite.orphan(tcp(port))
     suite.guard(leaks="stop", grace=1)
-    suite.write(
-        "tests/test_it.py",
+    suite.tests(
         """
-        import os, pathlib, pytest, careless
-
         # Each worker starts a server, and does not end before the other has.
         @pytest.mark.parametrize("leaked", [$ONE, $TWO])
         def test_it(leaked):
@@ -309,3 +286,39 @@ def test_with_xdist_the_controller_does_it_once(suite: Project, port: int) -> No
     assert all("test_it.py::test_it[" in line for line in leaks)
     assert all(map(is_free, (port, one, two)))
     assert result.out.count("portfree: ") == 1
+
+
+HERE = {
+    "-n": ("-n", "2"),
+    "the same Python by name": ("--dist", "each", "--tx", f"2*popen//python={sys.executable}"),
+}
+
+
+@pytest.mark.parametrize("args", HERE.values(), ids=HERE)
+def test_workers_here_cost_nothing(suite: Project, args: tuple[str, ...]) -> None:
+    suite.tests("""
+        def test_ids():
+            assert os.environ["PORTFREE_RUN_ID"].split(".")[0] == str(os.getppid())
+    """)
+    suite.write(
+        "conftest.py",
+        """
+        import psutil, sys
+        def pytest_testnodeready(node):
+            assert len(psutil.Process().children()) <= 2
+            loaded = "portfree._plugins.xdist_hosts" in sys.modules
+            assert loaded == bool(node.gateway.spec.python)
+        """,
+    )
+
+    result = suite.pytest(*args)
+
+    assert result.code == 0, result.out
+    assert result.section == []
+
+
+def test_without_xdist_nothing_is_missed(suite: Project) -> None:
+    result = suite.pytest("-p", "no:xdist", "-W", "error")
+
+    assert result.code == 0, result.err
+    assert result.header.endswith(": free")

@@ -35,6 +35,12 @@ class Tox(Project):
     def tox(self, *words: str, env: Mapping[str, str] | None = None) -> Ended:
         return self.start_tox(*words, env=env).ended()
 
+    def ok(self, *words: str, env: Mapping[str, str] | None = None) -> str:
+        """What a tox says that must succeed."""
+        ended = self.tox(*words, env=env)
+        assert ended.code == 0, ended.out
+        return ended.out
+
     def ini(self, **sections: Sequence[str]) -> None:
         """Write a tox.ini: a section for each environment."""
         lines = ["[tox]", "no_package = true", f"env_list = {', '.join(sections)}"]
@@ -95,12 +101,11 @@ def test_ports_are_freed_before_the_commands_and_after_them(tox: Tox, name: str,
     tox.write(name, text)
     old = tox.orphan(tcp(port), PYTEST_CURRENT_TEST=TEST)
 
-    ended = tox.tox("run")
+    said = tox.ok("run")
 
-    assert ended.code == 0, ended.out
     assert not old.alive
     assert is_free(port)
-    before, commands, after = ended.out.partition("commands[0]")
+    before, commands, after = said.partition("commands[0]")
     assert commands
     assert f"a: portfree: freed {port}/tcp: stopped " in before
     assert f"(pid {old.pid}), started in {TEST}" in before
@@ -127,11 +132,10 @@ def test_an_environment_without_ports_is_left_alone(tox: Tox) -> None:
     port = tox.port
     tox.ini(a=[serves(port)])
 
-    ended = tox.tox("run")
+    said = tox.ok("run")
 
-    assert ended.code == 0, ended.out
-    assert "run id: None" in ended.out
-    assert "portfree" not in ended.out
+    assert "run id: None" in said
+    assert "portfree" not in said
     assert accepts(port)
 
 
@@ -172,10 +176,9 @@ def test_the_run_after_a_killed_one_names_the_test(tox: Tox) -> None:
     assert accepts(port)
     (tox / "go").touch()
 
-    ended = tox.tox("run")
+    said = tox.ok("run")
 
-    assert ended.code == 0, ended.out
-    before, _, _ = ended.out.partition("commands[0]")
+    before, _, _ = said.partition("commands[0]")
     assert f"started in {TEST}" in before
 
 
@@ -183,10 +186,9 @@ def test_what_one_environment_left_behind_is_freed_for_the_next(tox: Tox) -> Non
     port = tox.port
     tox.ini(careless=[serves(port)], guarded=[f"free_ports = {port}", serves(port)])
 
-    ended = tox.tox("run")
+    said = tox.ok("run")
 
-    assert ended.code == 0, ended.out
-    careless, _, guarded = ended.out.partition("careless: OK")
+    careless, _, guarded = said.partition("careless: OK")
     assert "portfree" not in careless
     before, _, _ = guarded.partition("commands[0]")
     assert f"freed {port}/tcp" in before
@@ -224,11 +226,10 @@ def test_parallel_environments_with_one_port_take_turns_if_they_may_wait(tox: To
     section = [f"free_ports = {port}", "free_ports_wait = 60", serves(port, 0)]
     tox.ini(one=section, two=section)
 
-    ended = tox.tox("-p", "all")
+    said = tox.ok("-p", "all")
 
-    assert ended.code == 0, ended.out
     # Shown although nothing else is shown of an environment that succeeds.
-    assert ended.out.count(f"freed {port}/tcp") == 2, ended.out
+    assert said.count(f"freed {port}/tcp") == 2, said
 
 
 def test_parallel_environments_leave_each_other_alone(tox: Tox) -> None:
@@ -335,11 +336,10 @@ def test_it_can_be_turned_off(tox: Tox) -> None:
     says = "commands = python -c 'import os; print(os.environ)'"
     tox.ini(a=[f"free_ports = {port}", "free_ports_on_busy = fail", says])
 
-    ended = tox.tox("run", env={"PORTFREE": "0"})
+    said = tox.ok("run", env={"PORTFREE": "0"})
 
-    assert ended.code == 0, ended.out
-    assert "a: portfree: turned off by PORTFREE=0 in the environment" in ended.out
-    assert "'PORTFREE': '0'" in ended.out
+    assert "a: portfree: turned off by PORTFREE=0 in the environment" in said
+    assert "'PORTFREE': '0'" in said
     assert server.alive
 
 

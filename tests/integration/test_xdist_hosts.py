@@ -6,10 +6,10 @@ import importlib.metadata
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,25 +33,21 @@ if TYPE_CHECKING:
 
     from helpers.project import Ended, Project
 
+pytestmark = [needs_root, needs_program("ip"), needs_namespace("--net")]
+
 SSHD = "/usr/sbin/sshd"
 
 # Every test is run by every worker, so that what a worker does can be chosen by its name.
 EACH = ("--dist", "each")
 
 WORKER = """
-import os, pathlib, signal, time
-import careless, pytest
 worker = os.environ["PYTEST_XDIST_WORKER"]
 run_id = os.environ["PORTFREE_RUN_ID"]
 
 def touch(name):
     pathlib.Path(name).touch()
+
 """
-
-
-def each_worker(suite: Project, text: str, **values: object) -> None:
-    """Write what every worker runs."""
-    suite.write("tests/test_it.py", WORKER + textwrap.dedent(text), **values)
 
 
 class Namespace:
@@ -115,38 +111,28 @@ def namespace(new_namespace: Callable[[], Namespace]) -> Namespace:
     return new_namespace()
 
 
-NEEDED = (needs_root, needs_program("ip"), needs_namespace("--net"))
-
-
-def needs_namespaces(test: Callable[..., None]) -> Callable[..., None]:
-    for mark in NEEDED:
-        test = mark(test)
-    return test
-
-
 # What a session does
 
 
-@needs_namespaces
 def test_the_ports_of_two_namespaces_are_freed_before_and_after(
     suite: Project, port: int, new_namespace: Callable[[], Namespace]
 ) -> None:
     one, two = new_namespace(), new_namespace()
     orphans = [each.orphan(port, suite.folder) for each in (one, two)]
     suite.guard(leaks="stop", grace=1)
-    each_worker(
-        suite,
-        """
-        def test_ids():
-            assert len(run_id.split("/")) == 2
-            touch(run_id.replace("/", "-") + ".run")
+    suite.tests(
+        WORKER
+        + """
+def test_ids():
+    assert len(run_id.split("/")) == 2
+    touch(run_id.replace("/", "-") + ".run")
 
-        @pytest.mark.skipif(worker not in ("gw0", "gw2"), reason="one is enough")
-        def test_leaves_servers():
-            assert not careless.accepts($PORT)
-            careless.child($PORT)
-            careless.daemon($OTHER)
-        """,
+@pytest.mark.skipif(worker not in ("gw0", "gw2"), reason="one is enough")
+def test_leaves_servers():
+    assert not careless.accepts($PORT)
+    careless.child($PORT)
+    careless.daemon($OTHER)
+        """
     )
 
     result = suite.pytest(*EACH, "--tx", one.workers, "--tx", two.workers)
@@ -172,29 +158,27 @@ def test_the_ports_of_two_namespaces_are_freed_before_and_after(
     assert len(list(suite.folder.glob("*.run"))) == 2
 
 
-@needs_namespaces
 def test_a_worker_that_crashes_takes_nothing_with_it(
     suite: Project, port: int, namespace: Namespace
 ) -> None:
     namespace.orphan(port, suite.folder)
-    suite.guard()
-    each_worker(
-        suite,
-        """
-        def test_one():
-            if worker == "gw0":
-                careless.child($PORT)
-                touch("served")
-            careless.until("served")
-            if worker == "gw1":
-                os._exit(1)
+    suite.tests(
+        WORKER
+        + """
+def test_one():
+    if worker == "gw0":
+        careless.child($PORT)
+        touch("served")
+    careless.until("served")
+    if worker == "gw1":
+        os._exit(1)
 
-        def test_two():
-            if worker == "gw2":  # the one that replaces gw1
-                touch("replaced")
-            careless.until("replaced")
-            assert careless.accepts($PORT)
-        """,
+def test_two():
+    if worker == "gw2":  # the one that replaces gw1
+        touch("replaced")
+    careless.until("replaced")
+    assert careless.accepts($PORT)
+        """
     )
 
     result = suite.pytest(*EACH, "--tx", namespace.workers)
@@ -208,25 +192,23 @@ def test_a_worker_that_crashes_takes_nothing_with_it(
     assert namespace.processes() == []
 
 
-@needs_namespaces
 def test_maxfail_ends_the_runs_as_well(
     suite: Project, new_namespace: Callable[[], Namespace]
 ) -> None:
     one, two = new_namespace(), new_namespace()
-    suite.guard()
-    each_worker(
-        suite,
-        """
-        def test_fails():
-            if worker == "gw2":
-                careless.child($PORT)
-                touch("served")
-            careless.until("served")
-            assert worker != "gw0"
+    suite.tests(
+        WORKER
+        + """
+def test_fails():
+    if worker == "gw2":
+        careless.child($PORT)
+        touch("served")
+    careless.until("served")
+    assert worker != "gw0"
 
-        def test_other():
-            pass
-        """,
+def test_other():
+    pass
+        """
     )
 
     result = suite.pytest(*EACH, "--maxfail=1", "--tx", one.workers, "--tx", two.workers)
@@ -239,7 +221,6 @@ def test_maxfail_ends_the_runs_as_well(
     assert one.processes() == two.processes() == []
 
 
-@needs_namespaces
 def test_on_busy_fail_starts_no_test_anywhere(
     suite: Project, port: int, elsewhere: Path, new_namespace: Callable[[], Namespace]
 ) -> None:
@@ -247,7 +228,7 @@ def test_on_busy_fail_starts_no_test_anywhere(
     one.orphan(port, suite.folder)
     server = suite.processes.attended(two.command(*tcp(port)), cwd=elsewhere)
     suite.guard(on_busy="fail")
-    each_worker(suite, "def test_it():\n    touch('tested')\n")
+    suite.tests(WORKER + "def test_it():\n    touch('tested')\n")
 
     result = suite.pytest(*EACH, "--tx", one.workers, "--tx", two.workers)
 
@@ -264,20 +245,19 @@ def test_on_busy_fail_starts_no_test_anywhere(
     assert two.processes() == [server.pid]
 
 
-@needs_namespaces
 @pytest.mark.parametrize(("leaks", "code"), [("warn", 0), ("fail", 1)])
 def test_a_report_that_is_lost_is_said_to_be(
     suite: Project, port: int, namespace: Namespace, leaks: str, code: int
 ) -> None:
     namespace.orphan(port, suite.folder)
     suite.guard(leaks=leaks)
-    each_worker(
-        suite,
+    suite.tests(
+        WORKER
+        + """
+def test_it():
+    if worker == "gw0":
+        os.kill(int(run_id.split("/")[-1].split(".")[0]), signal.SIGKILL)
         """
-        def test_it():
-            if worker == "gw0":
-                os.kill(int(run_id.split("/")[-1].split(".")[0]), signal.SIGKILL)
-        """,
     )
 
     result = suite.pytest(*EACH, "--tx", namespace.workers)
@@ -289,9 +269,7 @@ def test_a_report_that_is_lost_is_said_to_be(
     assert lost == "what was done there after the tests is not known: the connection was lost"
 
 
-@needs_namespaces
 def test_a_fault_of_ours_there_turns_nothing_red(suite: Project, namespace: Namespace) -> None:
-    suite.guard()
     worker = namespace.workers.replace("2*popen", "popen//env:PORTFREE_BACKEND=none")
 
     result = suite.pytest(*EACH, "--tx", worker)
@@ -301,18 +279,16 @@ def test_a_fault_of_ours_there_turns_nothing_red(suite: Project, namespace: Name
     assert line.startswith("the ports could not be looked after before the tests: PORTFREE_BACKEND")
 
 
-@needs_namespaces
 def test_a_killed_controller_leaves_no_server_there(suite: Project, namespace: Namespace) -> None:
-    suite.guard()
-    each_worker(
-        suite,
+    suite.tests(
+        WORKER
+        + """
+def test_it():
+    if worker == "gw0":
+        pathlib.Path("server").write_text(str(careless.child($PORT).pid))
+        touch("served")
+    time.sleep(1000)
         """
-        def test_it():
-            if worker == "gw0":
-                pathlib.Path("server").write_text(str(careless.child($PORT).pid))
-                touch("served")
-            time.sleep(1000)
-        """,
     )
     running = suite.start_module("pytest", *EACH, "--tx", namespace.workers)
     # Until then four Pythons start one after the other.
@@ -327,54 +303,8 @@ def test_a_killed_controller_leaves_no_server_there(suite: Project, namespace: N
     running.ended()
 
 
-# Which workers are elsewhere
-
-HERE = {
-    "-n": ("-n", "2"),
-    "the same Python by name": (*EACH, "--tx", f"2*popen//python={sys.executable}"),
-}
-
-
-@pytest.mark.parametrize("args", HERE.values(), ids=HERE)
-def test_workers_here_cost_nothing(suite: Project, args: tuple[str, ...]) -> None:
-    suite.guard()
-    each_worker(
-        suite,
-        """
-        def test_ids():
-            assert run_id.split(".")[0] == str(os.getppid())
-        """,
-    )
-    suite.write(
-        "conftest.py",
-        """
-        import psutil, sys
-        def pytest_testnodeready(node):
-            assert len(psutil.Process().children()) <= 2
-            loaded = "portfree._plugins.xdist_hosts" in sys.modules
-            assert loaded == bool(node.gateway.spec.python)
-        """,
-    )
-
-    result = suite.pytest(*args)
-
-    assert result.code == 0, result.out
-    assert result.section == []
-
-
-def test_without_xdist_nothing_is_missed(suite: Project) -> None:
-    suite.guard()
-
-    result = suite.pytest("-p", "no:xdist", "-W", "error")
-
-    assert result.code == 0, result.err
-    assert result.header.endswith(": free")
-
-
-@needs_namespaces
 def test_a_worker_by_way_of_a_proxy(suite: Project, port: int, namespace: Namespace) -> None:
     orphan = namespace.orphan(port, suite.folder)
-    suite.guard()
     proxy = namespace.workers.replace("2*", "id=proxy//")
 
     result = suite.pytest(*EACH, "--px", proxy, "--tx", "popen//via=proxy")
@@ -423,11 +353,9 @@ class Far:
 
 @pytest.fixture
 def far(namespace: Namespace, tmp_path: Path) -> Far:
+    if not (shutil.which("ssh") and shutil.which(SSHD)):
+        pytest.skip("needs the programs ssh and sshd")
     return Far(namespace, tmp_path / "far")
-
-
-def needs_ssh(test: Callable[..., None]) -> Callable[..., None]:
-    return needs_namespaces(needs_program("ssh")(needs_program(SSHD)(test)))
 
 
 def sent(suite: Project) -> tuple[str, ...]:
@@ -436,19 +364,18 @@ def sent(suite: Project) -> tuple[str, ...]:
     return "--rsyncdir", tests, tests
 
 
-@needs_ssh
 def test_a_host_behind_ssh(suite: Project, port: int, far: Far) -> None:
     orphan = far.namespace.orphan(port, suite.folder)
     suite.guard()  # in a file that is not sent there
-    each_worker(
-        suite,
+    suite.tests(
+        WORKER
+        + """
+def test_it():
+    assert len(run_id.split("/")) == 1  # that of the controller means nothing there
+    if worker == "gw0":
+        assert not careless.accepts($PORT)
+        careless.daemon($PORT)
         """
-        def test_it():
-            assert len(run_id.split("/")) == 1  # that of the controller means nothing there
-            if worker == "gw0":
-                assert not careless.accepts($PORT)
-                careless.daemon($PORT)
-        """,
     )
 
     result = suite.pytest(*EACH, "--tx", far.workers(), *sent(suite))
@@ -463,7 +390,6 @@ def test_a_host_behind_ssh(suite: Project, port: int, far: Far) -> None:
     assert far.namespace.processes() == []
 
 
-@needs_ssh
 @pytest.mark.parametrize("on_busy", ["warn", "fail"])
 def test_a_host_without_portfree(
     suite: Project, port: int, far: Far, tmp_path: Path, on_busy: str

@@ -117,7 +117,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_oldest_versions_are_those_of_the_metadata() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (said,) = re.findall(r"It works with (.*?), and newer ones", section("Install"), re.DOTALL)
     least = [each.replace(">=", " ") for (each,) in project["optional-dependencies"].values()]
     assert re.split(r", | and ", " ".join(said.split())) == least

@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from helpers.fake_system import FakeSystem
 from helpers.figures import PROPERTY, Figures, table
-from helpers.processes import Processes
 from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
+
+    from helpers.processes import Processes
 
 settings.register_profile("stress", max_examples=2_000, deadline=None)
 
@@ -81,7 +82,9 @@ def long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
     """Starts real processes, and clears away every one of them, whatever the test does."""
-    folder = tmp_path / "stage"
+    from helpers.processes import Processes  # which needs Linux, where tests/unit does not
+
+    folder = tmp_path / "processes"
     folder.mkdir()
     processes = Processes(folder)
     try:

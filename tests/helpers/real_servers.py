@@ -290,8 +290,8 @@ class Said(NamedTuple):
     text: str
     rules: Mapping[int, str] | None = None
     """The rule that decided on each holder, by pid; the plugin has no place for that."""
-    ended: Mapping[int, str] | None = None
-    """What became of each of them."""
+    signals: Mapping[int, Sequence[str]] | None = None
+    """What was sent to each of them."""
 
 
 class Trial(NamedTuple):
@@ -360,8 +360,8 @@ class Trial(NamedTuple):
         if said.rules is not None:
             assert {each.pid for each in running.holders} <= said.rules.keys(), said.text
             assert {said.rules[each.pid] for each in running.roots} == {rule}, said.text
-        if said.ended is not None and rule not in KEEPING:
-            killed = any("SIGKILL" in said.ended[each.pid] for each in running.roots)
+        if said.signals is not None and rule not in KEEPING:
+            killed = any("SIGKILL" in said.signals[each.pid] for each in running.roots)
             assert killed == self.spec.forced, said.text
 
 
@@ -451,7 +451,7 @@ def _said(text: str) -> Said:
         report["seconds"],
         text,
         {each["pid"]: each["verdict"]["rule"] for each in found},
-        {each["pid"]: each["ended"] or "" for each in found},
+        {each["pid"]: (each["ending"] or {}).get("signals", ()) for each in found},
     )
 
 

@@ -24,7 +24,7 @@ from portfree import HolderReport, Note, Outcome, Port, PortfreeError, Report, V
 from portfree._cli import action
 from portfree._output.github import as_annotations, as_markdown
 from portfree._output.words import leak_line
-from portfree.model import Leak, Request
+from portfree.model import Ending, Leak, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +67,7 @@ def holder(**facts: object) -> HolderReport:
         "addresses": ("127.0.0.1",),
         "root": True,
         "verdict": Verdict("stop", "left-behind", f"started in {BORN_IN}"),
-        "ended": "ended after SIGTERM",
-        "seconds": 0.012,
+        "ending": Ending("ended", ("SIGTERM",), 0.012),
     }
     return HolderReport(**{**known, **facts})
 
@@ -77,7 +76,7 @@ KEPT = Verdict("keep", "attended", "started by zsh (pid 9)", "stop it there")
 
 
 def busy(port: int, **facts: object) -> Outcome:
-    unharmed = {"verdict": KEPT, "ended": "", "seconds": None}
+    unharmed = {"verdict": KEPT, "ending": None}
     return Outcome(Port(port), "busy", ok=False, holders=(holder(**{**unharmed, **facts}),))
 
 

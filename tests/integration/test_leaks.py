@@ -14,11 +14,11 @@ from helpers.reports import how
 from portfree import free_ports
 from portfree._core import leaks, run_id
 from portfree._output.words import leak_line
-from portfree.model import HolderReport, Leak, Port, Verdict
+from portfree.model import Ending, HolderReport, Leak, Port, Verdict
 from portfree.run import Run
 
 if TYPE_CHECKING:
-    from portfree.model import Leaks
+    from portfree.model import Ending, Leaks
 
 RUN_ID = run_id.RUN_ID
 
@@ -256,7 +256,7 @@ def test_a_run_in_a_run_answers_for_its_own(processes: Processes) -> None:
 
 
 def a_leak(
-    address: str = "127.0.0.1", *, test: str = "", ended: str = "", own: bool = False
+    address: str = "127.0.0.1", *, test: str = "", ending: Ending | None = None, own: bool = False
 ) -> Leak:
     holder = HolderReport(
         pid=4242,
@@ -271,7 +271,7 @@ def a_leak(
         addresses=(address,),
         root=True,
         verdict=Verdict("stop", "own-run", "started in this run"),
-        ended=ended,
+        ending=ending,
     )
     return Leak(address, Port(43211), holder, own=own)
 
@@ -285,7 +285,7 @@ def test_a_leak_is_told_in_a_line() -> None:
     assert leak_line(a_leak("::1")) == (
         "this run started python server.py (pid 4242), still listening on [::1]:43211"
     )
-    assert leak_line(a_leak(ended="ended after SIGTERM")) == (
+    assert leak_line(a_leak(ending=Ending("ended", ("SIGTERM",), 0.1))) == (
         "this run started python server.py (pid 4242), which listened on 127.0.0.1:43211: "
         "ended after SIGTERM"
     )

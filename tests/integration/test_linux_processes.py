@@ -235,7 +235,7 @@ def test_a_holder_that_cannot_be_pinned_for_want_of_descriptors_is_kept(
     monkeypatch.setattr(os, "pidfd_open", refuse)
     with survey(LinuxSystem(), [port_of(listener)]) as seen:
         assert [(h.pid, h.pinned) for h in seen.holders] == [(os.getpid(), False)]
-        assert seen.pins == []
+        assert [suspect.pin for suspect in seen.suspects] == [None]
 
 
 def test_a_program_without_a_descriptor_left_gets_a_report_all_the_same(

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.processes import Processes, is_free, tcp
 from helpers.reports import how
-from portfree import PortsBusyError, PortSpecError, Report, free_ports
+from portfree import FreePortsReport, PortsBusyError, PortSpecError, Report, free_ports
 from portfree import run as guard
 from portfree._core import run_id
 from portfree.errors import PortfreeError, PortsLeakedError
@@ -41,7 +41,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert before == run_id.OPEN_HERE
 
 
-def report_on(port: int) -> Report:
+def report_on(port: int) -> FreePortsReport:
     return free_ports(port)
 
 

@@ -636,7 +636,7 @@ def test_the_report_says_it_all(processes: Processes, project: Path) -> None:
     assert before["holders"][0]["pid"] == server.pid
     (leak,) = report["leaks"]
     assert (leak["address"], leak["port"], leak["own"]) == ("127.0.0.1", other, False)
-    assert leak["holder"]["ended"] == "ended after SIGTERM"
+    assert leak["holder"]["ending"]["signals"] == ["SIGTERM"]
 
 
 def test_the_report_of_a_command_that_was_not_started(processes: Processes, project: Path) -> None:

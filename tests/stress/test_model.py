@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from helpers.reports import how
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from hypothesis.stateful import (
 )
 
 from helpers import fake_system
+from helpers.reports import how
 from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, SimProcess, Simulation, step
 from portfree._core import run_id
 

@@ -206,12 +206,12 @@ _AS_ROOT = (
 )
 
 
-def _free_as_root(request: Request, end: Moment | None = None) -> Report:
+def _free_as_root(request: Request, moment: Moment | None = None) -> Report:
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parent.parent))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
     asked = request._asdict() | {"ports": [str(port) for port in request.ports]}
-    ended = end and {**end, "quiet": [str(port) for port in end["quiet"]]}
-    question = json.dumps([asked, ended])
+    when = moment and moment._asdict() | {"quiet": [str(port) for port in moment.quiet]}
+    question = json.dumps([asked, when])
     try:
         done = subprocess.run(command, input=question.encode(), capture_output=True, check=False)
     except OSError as error:
@@ -228,11 +228,10 @@ def _free_as_root(request: Request, end: Moment | None = None) -> Report:
 def answer() -> None:
     """As root: free what stdin asks for, and write the report to stdout."""
     # The question comes from who is not root, so it is no pickle, which could be a program.
-    asked, end = json.load(sys.stdin)
+    asked, when = json.load(sys.stdin)
     request = Request(**asked | {"ports": parse_ports(*asked["ports"])})
-    if end:
-        end["quiet"] = parse_ports(*end["quiet"])
-    report = free(request, notice=tell, **(end or {}))
+    moment = Moment(**when | {"quiet": parse_ports(*when["quiet"])}) if when else None
+    report = free(request, notice=tell, moment=moment)
     pickle.dump(report, sys.stdout.buffer)
 
 

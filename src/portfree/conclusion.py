@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from portfree._core.advice import key
+from portfree._core.redact import safe
 from portfree._output.words import doubt, leak_line, summary
 from portfree.model import HolderReport, Leak, Outcome, Port, Report, Surface
 
@@ -75,8 +76,6 @@ def _guarded(before: Report, conclude: Callable[[], Conclusion]) -> Conclusion:
 
 def _unknown(before: Report, trouble: str) -> Conclusion:
     """Where portfree itself has failed: red if the run was not to be green without what it does."""
-    from portfree._core.redact import safe  # its patterns take a while to compile
-
     request, trouble = before.request, safe(trouble)
     problems: list[Problem] = []
     if request.strict:

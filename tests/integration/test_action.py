@@ -115,7 +115,7 @@ def test_the_page_names_the_step_where_there_is_no_test() -> None:
 
 def test_the_page_of_a_run_has_its_begin_its_end_and_its_leaks() -> None:
     before, after = report(busy(8000)), report(Outcome(Port(8000), "free"))
-    leak = Leak("::1", Port(43211), holder(ended="", seconds=None, test="", launcher="zsh (pid 9)"))
+    leak = Leak("::1", Port(43211), holder(ending=None, test="", launcher="zsh (pid 9)"))
     page = as_markdown(before, after, [leak])
     assert "**8000/tcp busy**, 1 server left behind" in page
     assert [[*row[:3], row[4]] for row in cells(page)] == [
@@ -146,7 +146,7 @@ def test_a_note_has_a_row_of_its_own() -> None:
 
 
 def test_annotations_name_busy_ports_warnings_and_leaks() -> None:
-    leak = Leak("127.0.0.1", Port(43211), holder(ended="", seconds=None))
+    leak = Leak("127.0.0.1", Port(43211), holder(ending=None))
     line = leak_line(leak)
     request = report(busy(8000), on_busy="fail").request
 
@@ -174,7 +174,14 @@ def test_of_many_annotations_the_last_counts_the_others() -> None:
 @given(st.text())
 def test_no_name_breaks_out_of_the_page_or_an_annotation(text: str) -> None:
     bad = busy(8000, name=text, command=text, user=text, launcher=text, test=text)
-    pages = report(bad), report(Outcome(Port(8000), "freed", holders=(holder(ended=text),)))
+    pages = (
+        report(bad),
+        report(
+            Outcome(
+                Port(8000), "freed", holders=(holder(ending=Ending("refused", (), None, text)),)
+            )
+        ),
+    )
     page = as_markdown(*pages, [Leak(text, Port(9), holder(command=text))])
     assert len(page.splitlines()) == 8  # those of three rows, and nobody else's
     for row in cells(page):
@@ -409,6 +416,7 @@ def test_what_no_input_says_the_configuration_does(job: Job, processes: Processe
         "on-busy = 'warn'\nleaks = 'ignore'\n"
     )
     said = {"scope": "any", "grace": 1.5, "wait": 2.0, "on_busy": "warn", "dry_run": False}
+    said["leaks"] = "ignore"
     step = job.step(working_directory="shop")
     assert step.report["before"]["request"] == {"ports": [f"{port}/tcp"], **said}
     step = job.step(working_directory="shop", ports=str(other), scope="mine", grace="0.5")
@@ -422,6 +430,7 @@ def test_what_no_input_says_the_configuration_does(job: Job, processes: Processe
         "wait": 0.0,
         "on_busy": "fail",
         "dry_run": False,
+        "leaks": "ignore",
     }
 
 
@@ -644,7 +653,9 @@ def test_sudo_frees_as_root_and_runs_the_command_as_us(
     assert (found.request, found.freed) == (request, (Port(port),))
 
     sudo.write_text('#!/bin/sh\necho "sudo: a password is required" >&2\nexit 1\n')
-    with pytest.raises(PortfreeError, match=r"^sudo: sudo: a password is required$"):
+    with pytest.raises(
+        PortfreeError, match=r"^sudo: sudo: a password is required; run sudo -v first"
+    ):
         action._free_as_root(request)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PortfreeError, match=r"^sudo: it cannot be run"):

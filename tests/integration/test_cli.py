@@ -21,7 +21,7 @@ from portfree._cli import main as cli
 from portfree._cli.main import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from helpers.processes import Processes
     from portfree.model import Request
@@ -74,7 +74,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     fake = Fake()
-    monkeypatch.setattr("portfree._core.free.free", fake)
+    monkeypatch.setattr("portfree._cli.main.free", fake)
     (tmp_path / ".git").mkdir()  # nothing above this directory is ours
     monkeypatch.chdir(tmp_path)
     return fake
@@ -361,7 +361,7 @@ def test_no_color_for_files_pipes_and_old_windows_consoles(
     main(["8000"])
     assert "\x1b" not in capsys.readouterr().out
 
-    monkeypatch.setattr("portfree._cli.main.os.name", "nt")
+    monkeypatch.setattr("portfree._output.console.os.name", "nt")
     assert not cli._in_color(Terminal())
     monkeypatch.setenv("WT_SESSION", "1")
     assert cli._in_color(Terminal())
@@ -466,10 +466,6 @@ def test_a_stdout_that_fails_does_not_hide_that_a_port_is_busy(
 # --- as root -------------------------------------------------------------------------------------
 
 
-class Executed(Exception):  # noqa: N818
-    """The process has become another one."""
-
-
 @pytest.fixture
 def sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts a sudo of our own on the path, with this shell script as its work."""
@@ -483,56 +479,48 @@ def sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def execute(file: str, words: Sequence[str]) -> None:
-        raise Executed(file, *words)
-
-    monkeypatch.setattr(os, "execvp", execute)
     return install
 
 
-def test_as_root_the_same_command_runs_again(
-    fake: Fake, sudo: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+# Does as sudo does, but for the rights.
+AS_SUDO = 'echo "$@" >> calls; [ "$*" = "-n true" ] && exit 0; shift 2; exec "$@"'
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_root_does_the_work_and_we_show_it(
+    processes: Processes,
+    sudo: Callable[[str], None],
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
 ) -> None:
-    sudo('printf "%s " "$@" >> calls')
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    sudo(AS_SUDO)
+    port = processes.free_port()
+    server = processes.orphan(tcp(port))
 
-    with pytest.raises(Executed) as caught:
-        main(["8000", "--sudo", "--grace", "1", "8001"])
+    assert main([*words, "--sudo", "--grace", "1", str(port)]) == 0
 
-    program, *words = caught.value.args
-    assert program == "sudo"
-    assert words[:6] == ["sudo", "-n", "--", sys.executable, "-I", "-c"]
-    assert words[7:] == ["8000", "--grace", "1", "8001"]
-    assert "NO_COLOR" not in words[6]
-    assert (tmp_path / "calls").read_text() == "-n true "
-    assert fake.requests == []
+    said, err = capfd.readouterr()
+    assert (f'"pid": {server.pid}' if words else f"(pid {server.pid})") in said
+    assert err == ""
+    first, second = Path("calls").read_text().splitlines()
+    assert first == "-n true"
+    assert second.startswith(f"-n -- {sys.executable} -I -c import sys; sys.path.append(")
 
 
-@pytest.mark.usefixtures("fake")
 def test_what_root_runs_is_this_package_and_nothing_from_here(
-    sudo: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    processes: Processes,
+    sudo: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    sudo("exit 0")
-    monkeypatch.setenv("NO_COLOR", "1")
-    with pytest.raises(Executed) as caught:
-        main(["--sudo", "8000"])
-    words = caught.value.args[4:]  # what follows: sudo sudo -n --
-
+    sudo(AS_SUDO)
     # The current directory and PYTHONPATH offer traps, which only a careless start falls into.
     for trap in ("portfree.py", "argparse.py", "re.py"):
         (tmp_path / trap).write_text("raise SystemExit('trapped')")
-    shown = subprocess.run(
-        [*words[:-1], "--version"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith("portfree ")
-    assert words[3].startswith("import os; os.environ['NO_COLOR'] = '1'; import sys; ")
+    assert main(["--sudo", str(processes.free_port())]) == 0
 
 
 @pytest.mark.usefixtures("fake")

@@ -140,7 +140,7 @@ def test_what_is_no_port_is_refused_by_the_command(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("portfree.api.free", _must_not_be_called)
+    monkeypatch.setattr("portfree._cli.main.free", _must_not_be_called)
     monkeypatch.chdir(tmp_path)
 
     assert main(["8000", spec]) == 2

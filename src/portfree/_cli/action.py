@@ -11,9 +11,7 @@ those of ``portfree run``, but for bad inputs.
 from __future__ import annotations
 
 import io
-import json
 import os
-import pickle
 import re
 import secrets
 import shlex
@@ -25,10 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from portfree._cli import run as _run_command
 from portfree._cli.child import TIMINGS
-from portfree._cli.main import needs_sudo
-from portfree._cli.run import FAILED
+from portfree._cli.run import FAILED, Show, guarded
+from portfree._cli.sudo import free_as_root, needs_sudo
 from portfree._core import pyproject, settings
 from portfree._core.context import Moment
 from portfree._core.free import free
@@ -175,7 +172,7 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
             return _Done(_CANCELLED if cancelled else FAILED, before)
         _details("before the command", before)
         run = Run(before, notice=tell)
-        code, cut_short = _run_command.guarded(command, run, TIMINGS)
+        code, cut_short = guarded(command, run, TIMINGS)
     if run.after is not None and not run.after.ok and as_root and not cut_short:
         try:
             after = _free_as_root(run.after.request, run.moment())
@@ -199,40 +196,12 @@ def _free(request: Request) -> Report:
     return free(request, notice=tell)
 
 
-# -I and the end of sys.path: root runs this package, and nothing that happens to lie in the current
-# directory.
-_AS_ROOT = (
-    "import sys; sys.path.append({home!r}); from portfree._cli.action import answer; answer()"
-)
-
-
 def _free_as_root(request: Request, moment: Moment | None = None) -> Report:
-    bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parent.parent))
-    command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
-    asked = request._asdict() | {"ports": [str(port) for port in request.ports]}
-    when = moment and moment._asdict() | {"quiet": [str(port) for port in moment.quiet]}
-    question = json.dumps([asked, when])
-    try:
-        done = subprocess.run(command, input=question.encode(), capture_output=True, check=False)
-    except OSError as error:
-        raise PortfreeError(f"sudo: it cannot be run ({error.strerror})") from error
-    said = done.stderr.decode(errors="replace").strip()
-    if done.returncode != 0:
-        raise PortfreeError(f"sudo: {said.splitlines()[-1] if said else 'it failed'}")
+    # The runner would take some lines of its stderr for commands.
+    report, said = free_as_root(request, moment, stderr=subprocess.PIPE)
     if said:
         print(said)  # noqa: T201
-    report: Report = pickle.loads(done.stdout)  # noqa: S301 - our own answer, from root
     return report
-
-
-def answer() -> None:
-    """As root: free what stdin asks for, and write the report to stdout."""
-    # The question comes from who is not root, so it is no pickle, which could be a program.
-    asked, when = json.load(sys.stdin)
-    request = Request(**asked | {"ports": parse_ports(*asked["ports"])})
-    moment = Moment(**when | {"quiet": parse_ports(*when["quiet"])}) if when else None
-    report = free(request, notice=tell, moment=moment)
-    pickle.dump(report, sys.stdout.buffer)
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -339,7 +308,7 @@ def _save(done: _Done) -> str:
         tell(f"the report could not be written: {error.strerror}")
         return ""
     with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
-        show = _run_command.Show(quiet=True, file=file)
+        show = Show(quiet=True, file=file)
         show.json(done.before, done.run, code=done.code)
     return path
 

@@ -9,32 +9,23 @@ find afterwards is no success: a port that is busy, or leaks.
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from portfree._cli.child import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
-from portfree._cli.main import (
-    _complain,
-    _in_color,
-    _Options,
-    _options_parser,
-    _print,
-    _read,
-    _request,
-    _write_error,
-)
+from portfree._cli.options import Options, read, request
+from portfree._cli.parser import leaks_option, options_parser
 from portfree._core.free import free
+from portfree._output.console import in_color, tell, write, write_error
+from portfree._output.json import run_as_json
+from portfree._output.text import as_text
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
-from portfree.model import Report
+from portfree.model import Outcome, Report, Request
 from portfree.run import Run
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from portfree.model import Leaks, Outcome, Request
 
 # The exit codes that are not the command's: the first one as timeout(1) has it.
 FAILED, _INTERRUPTED = 125, 130
@@ -70,10 +61,9 @@ _ELSEWHERE = {
 }
 
 
-class _RunOptions(_Options):
+class _Options(Options):
     """What the command line says, up to ``--``."""
 
-    leaks: Leaks | None = None
     report: str | None = None
 
 
@@ -82,10 +72,10 @@ def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
     try:
         return _main(words, timings)
     except PortfreeError as error:
-        _complain(str(error))
+        tell(str(error))
         return error.code if isinstance(error, CannotRunError) else FAILED
     except KeyboardInterrupt:
-        _complain("interrupted; what holds the ports now: portfree --dry-run PORT")
+        tell("interrupted; what holds the ports now: portfree --dry-run PORT")
         return _INTERRUPTED
 
 
@@ -94,25 +84,26 @@ def _main(words: Sequence[str], timings: Timings) -> int:
     for word in words[:end]:
         if hint := _ELSEWHERE.get(word):
             raise PortfreeError(f"portfree run has no {word}: {hint}")
-    options = _read(words[:end], _RunOptions(), _parser)
+    options = read(words[:end], _Options(), _parser)
     command = words[end + 1 :]
     if options.help:
-        return _print(_parser().format_help().rstrip())
+        write(_parser().format_help().rstrip())
+        return 0
     if not any(command[:1]):
         raise PortfreeError("no command: give it after --, as in portfree run 8000 -- pytest")
-    request = _request(options)
+    asked = request(options)
     with _open(options.report) as file:
         show = Show(quiet=options.quiet, file=file)
-        before = free(request, notice=_complain)
+        before = free(asked, notice=tell)
         found = of_beginning(before)
         if found.problems:
-            show.outcomes(request, (outcome for outcome in found.shown if outcome.ok))
+            show.outcomes(asked, (outcome for outcome in found.shown if outcome.ok))
             show.json(before, code=FAILED)
             raise PortfreeError(f"the command was not started: {found.why()}")
-        show.outcomes(request, found.shown)
+        show.outcomes(asked, found.shown)
         for line in (*found.notes, *found.warnings):
-            _complain(line)
-        run = Run(before, notice=_complain)
+            tell(line)
+        run = Run(before, notice=tell)
         try:
             code = show.end(run, *guarded(command, run, timings))
         except CannotRunError as error:
@@ -123,24 +114,17 @@ def _main(words: Sequence[str], timings: Timings) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = _options_parser(
+    parser = options_parser(
         "portfree run",
         _HELP,
         _MORE_HELP,
+        usage="portfree run [PORT ...] [options] -- COMMAND ...",
         busy="a port that stays busy: fail (before the command: do not start it; after it: exit "
         "with 125 if it has succeeded; the default) or warn",
     )
-    parser.usage = "portfree run [PORT ...] [options] -- COMMAND ..."
-    add = parser.add_argument
-    add(
-        "--leaks",
-        metavar="WHAT",
-        help="servers that the command leaves on other ports: ignore, warn (the default), stop, or "
-        "fail (stop them, and exit with 125 if the command has succeeded)",
-    )
-    add("--report", metavar="FILE", help="write what was done to this file, as JSON")
-    add("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
-    add("-h", "--help", action="store_true", help="print this")
+    leaks_option(parser)
+    parser.add_argument("--report", metavar="FILE", help="write what was done to it, as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
     return parser
 
 
@@ -149,7 +133,7 @@ def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bo
     with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
         run.open()
         try:
-            ended = attend(command, interrupts, _complain, timings)
+            ended = attend(command, interrupts, tell, timings)
         except CannotRunError:
             run.close()
             raise
@@ -173,24 +157,22 @@ class Show:
 
     def outcomes(self, request: Request, outcomes: Iterable[Outcome]) -> None:
         """Which ports were held."""
-        from portfree._output.text import as_text
-
         told = [each for each in outcomes if not (self._quiet and each.ok)]
         if told:
             report = Report(request, tuple(told))
-            _write_error(as_text(report, color=_in_color(sys.stderr)))
+            write_error(as_text(report, color=in_color(sys.stderr)))
 
     def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
         """What the end of the run has found; returns our exit code."""
         if cut_short:
-            _complain(f"the cleanup was cut short: {_left(run.before.request)}")
+            tell(f"the cleanup was cut short: {_left(run.before.request)}")
         found = run.conclusion()
         self.outcomes(run.before.request, found.shown)
         for line in found.warnings:
-            _complain(line)
+            tell(line)
         if code == 0 and found.problems:
             why = found.why(", and ")
-            _complain(f"the command has succeeded, but {why}: exit code {FAILED}")
+            tell(f"the command has succeeded, but {why}: exit code {FAILED}")
             return FAILED
         return code
 
@@ -198,24 +180,12 @@ class Show:
         """The same for programs, if they want it."""
         if self._file is None:
             return
-        import json
-
-        from portfree._output.json import as_object, leak_as_object
-
-        after = run.after if run else None
-        content = {
-            "version": 1,
-            "ok": before.ok and (after is None or after.ok),
-            "exit_code": code,
-            "before": as_object(before),
-            "after": None if after is None else as_object(after),
-            "leaks": [leak_as_object(leak) for leak in run.leaks] if run else [],
-        }
+        after, leaks = (run.after, run.leaks) if run else (None, ())
         try:
-            json.dump(content, self._file, indent=2)
+            self._file.write(run_as_json(before, after, leaks, exit_code=code))
             self._file.flush()
         except OSError as error:  # the command has run, and its exit code is what counts
-            _complain(f"the report could not be written: {error.strerror}")
+            tell(f"the report could not be written: {error.strerror}")
 
 
 def _left(request: Request) -> str:

@@ -430,7 +430,7 @@ def test_what_no_input_says_the_configuration_does(job: Job, processes: Processe
         "wait": 0.0,
         "on_busy": "fail",
         "dry_run": False,
-        "leaks": "ignore",
+        "leaks": "warn",
     }
 
 
@@ -658,7 +658,7 @@ def test_sudo_frees_as_root_and_runs_the_command_as_us(
     ):
         action._free_as_root(request)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PortfreeError, match=r"^sudo: it cannot be run"):
+    with pytest.raises(PortfreeError, match=r"^sudo: sudo cannot be run"):
         action._free_as_root(request)
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from helpers.processes import http_server, tcp, wait_until
 from portfree import HolderReport, Outcome, Port, Report, Verdict
-from portfree._cli import main as cli
 from portfree._cli.main import main
+from portfree._output.console import in_color
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,10 +362,10 @@ def test_no_color_for_files_pipes_and_old_windows_consoles(
     assert "\x1b" not in capsys.readouterr().out
 
     monkeypatch.setattr("portfree._output.console.os.name", "nt")
-    assert not cli._in_color(Terminal())
+    assert not in_color(Terminal())
     monkeypatch.setenv("WT_SESSION", "1")
-    assert cli._in_color(Terminal())
-    assert not cli._in_color(None)
+    assert in_color(Terminal())
+    assert not in_color(None)
 
 
 def test_help_names_every_option_and_exit_code(
@@ -483,7 +483,7 @@ def sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
 
 # Does as sudo does, but for the rights.
-AS_SUDO = 'echo "$@" >> calls; [ "$*" = "-n true" ] && exit 0; shift 2; exec "$@"'
+AS_SUDO = 'printf "%s\\n" "$*" >> calls; [ "$*" = "-n true" ] && exit 0; shift 2; exec "$@"'
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
@@ -491,8 +491,11 @@ def test_root_does_the_work_and_we_show_it(
     processes: Processes,
     sudo: Callable[[str], None],
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     words: list[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     sudo(AS_SUDO)
     port = processes.free_port()
     server = processes.orphan(tcp(port))
@@ -801,7 +804,6 @@ def test_a_free_port_loads_nothing_that_is_slow_to_import(processes: Processes) 
             "tempfile",
             "tomllib",
             "urllib",
-            "portfree._core.redact",
             "portfree._core.pyproject",
         ),
     }

@@ -72,3 +72,20 @@ def how(holder: HolderReport) -> str:
 def took(holder: HolderReport) -> float | None:
     """Seconds from the first signal until it had ended."""
     return holder.ending.seconds if holder.ending else None
+
+
+# Everything that a process could do to a log, a table or a page by its name.
+HOSTILE = (
+    "x|y`z`<img src=x>@org #1 [l](http://www.evil.example) $x$ *b* __u__ \\ &amp; ~~s~~ :tada:"
+    "\n::error::forged\r\n::set-output name=ok::forged\n##[add-mask]pid ##[error]forged "
+    "%0A::add-mask::pid\x1b[31m\u202e"
+)
+
+
+BORN_IN = "tests/test_api.py::test_search (setup)"
+
+
+def cells(page: str) -> list[list[str]]:
+    """The rows of the table, without its head."""
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]

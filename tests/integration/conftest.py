@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.job import ROOT, SCRIPT, Job
 from helpers.project import PASSES, Project
 
 if TYPE_CHECKING:
@@ -34,3 +37,20 @@ def suite(processes: Processes, tmp_path: Path) -> Project:
 def port(suite: Project) -> int:
     """The port that the suite guards."""
     return suite.port
+
+
+@pytest.fixture
+def job(processes: Processes, tmp_path: Path) -> Job:
+    return Job(processes, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like $RUNNER_TEMP in which the action's environment has been built once."""
+    if not SCRIPT.exists():
+        pytest.skip("needs the repository: there is no action in a source distribution")
+    folder = tmp_path_factory.mktemp("installed")
+    env = {**os.environ, "RUNNER_TEMP": str(folder), "GITHUB_ACTION_PATH": str(ROOT)}
+    done = subprocess.run(["bash", str(SCRIPT)], env=env, capture_output=True, text=True)
+    assert "portfree: installed in " in done.stdout, done
+    return folder

@@ -1,0 +1,214 @@
+"""``portfree run``, and commands to run with it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers.processes import (
+    PATIENCE,
+    Identity,
+    Processes,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+# A command that writes down what it is and which signals it gets, one word a line. SIGUSR1 ends it
+# with code 7: whatever was sent before that has arrived by then, once or twice.
+RECORDER = """
+import os, signal, sys
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def say(text):
+    os.write(log, text.encode() + b"\\n")
+def got(number, _):
+    say(signal.Signals(number).name)
+    if number == signal.SIGUSR1 or signal.Signals(number).name in sys.argv[2:]:
+        os._exit(7)
+for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR1", "SIGHUP"):
+    if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+        signal.signal(getattr(signal, name), got)
+say(f"ready {os.getpid()}")
+while True:
+    signal.pause()
+"""
+
+
+# A command that starts a server, waits until it serves, and ends in the way that it was told.
+LEAVER = """
+import json, os, socket, subprocess, sys, time
+how, port, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+subprocess.Popen(command, stdin=subprocess.DEVNULL)
+while socket.socket().connect_ex(("127.0.0.1", port)):
+    time.sleep(0.005)
+if how.startswith("SIG"):
+    import signal
+    os.kill(os.getpid(), getattr(signal, how))
+sys.exit(int(how))
+"""
+
+
+# Runs `portfree run` with other timings, or as on a system that does not tell who sent a signal.
+DRIVER = """
+import json, sys
+from portfree._cli import child, run
+settings = json.loads(sys.argv[1])
+child._SENDER_IS_TOLD = settings.pop("sender_is_told", True)
+sys.exit(run.main(sys.argv[2:], child.Timings(**settings)))
+"""
+
+
+class Running:
+    """A ``portfree run`` under way; its stdout and stderr are one pipe, or one terminal."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        words: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        terminal: bool = False,
+        driver: Mapping[str, object] | None = None,
+        prefix: Sequence[str] = (),
+        program: Sequence[str] = (),
+    ) -> None:
+        start = [*portfree_run(driver), *words]
+        mine, theirs = pty.openpty() if terminal else os.pipe()
+        processes._open.callback(os.close, mine)
+        try:
+            self.process = subprocess.Popen(
+                program or [*prefix, *start],
+                env=processes.environment(env),
+                stdin=theirs if terminal else subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+                preexec_fn=_take_terminal if terminal else None,
+            )
+        finally:
+            os.close(theirs)
+        processes._children.append(self.process)
+        self._mine = mine
+        self.output = ""
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to portfree alone."""
+        self.process.send_signal(number)
+
+    def type(self, text: str) -> None:
+        os.write(self._mine, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has written this, on stdout or stderr."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.output:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._mine], [], [], max(left, 0))
+            chunk = self._read() if ready else b""
+            if not chunk:
+                pytest.fail(f"waited in vain for {text!r}, there was only:\n{self.output}")
+
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), self._mine)
+
+    def forget(self) -> None:
+        self.output = ""
+
+    def end(self) -> int:
+        """Wait for its end, and return the exit code.
+
+        Not for the end of its output: what it leaves behind has that open too.
+        """
+        ended = os.pidfd_open(self.process.pid)
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.register(self._mine, select.POLLIN)
+        deadline = time.monotonic() + PATIENCE
+        while ready := dict(poll.poll(max(0, deadline - time.monotonic()) * 1000)):
+            if self._mine in ready:
+                if not self._read():
+                    poll.unregister(self._mine)
+            else:  # it has ended, and all that it has written is read
+                break
+        os.close(ended)
+        if self.process.poll() is None:
+            pytest.fail(f"it did not end, and wrote only:\n{self.output}")
+        return self.process.wait()
+
+    def _read(self) -> bytes:
+        try:
+            chunk = os.read(self._mine, 65536)
+        except OSError:  # EIO: nobody has the other end of the terminal open any more
+            chunk = b""
+        self.output += chunk.decode(errors="replace")
+        return chunk
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def portfree_run(driver: Mapping[str, object] | None = None) -> list[str]:
+    if driver is None:
+        return [sys.executable, "-m", "portfree", "run"]
+    return [sys.executable, "-c", DRIVER, json.dumps(driver)]
+
+
+def leaver(how: int | str, port: int, command: Sequence[str]) -> list[str]:
+    return [sys.executable, "-S", "-c", LEAVER, str(how), str(port), *command]
+
+
+class Recorder:
+    """The command that writes down what happens to it."""
+
+    def __init__(self, folder: Path, *, ends_at: Sequence[str] = ()) -> None:
+        self._log = folder / f"recorder-{os.urandom(4).hex()}"
+        self.command = [sys.executable, "-S", "-c", RECORDER, str(self._log), *ends_at]
+
+    @property
+    def lines(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+    @property
+    def signals(self) -> list[str]:
+        return self.lines[1:]
+
+    def wait_ready(self) -> Identity:
+        wait_until(lambda: self.lines, "the command runs")
+        return Identity.of(int(self.lines[0].split()[1]))
+
+    def wait_for(self, word: str) -> None:
+        wait_until(lambda: word in self.signals, f"the command gets {word}")
+
+
+def run(
+    processes: Processes,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+) -> tuple[int, str]:
+    running = Running(processes, words, env=env, prefix=prefix)
+    return running.end(), running.output
+
+
+def shell(script: str) -> list[str]:
+    return ["sh", "-c", script]
+
+
+def states(*processes: Identity) -> str:
+    return "".join(seen.state for process in processes if (seen := process.stat))

@@ -65,10 +65,10 @@ sys.exit(int(how))
 # Runs `portfree run` with other timings, or as on a system that does not tell who sent a signal.
 DRIVER = """
 import json, sys
-from portfree._cli import child, run
+from portfree._cli import child, interrupts, run
 settings = json.loads(sys.argv[1])
 child._SENDER_IS_TOLD = settings.pop("sender_is_told", True)
-sys.exit(run.main(sys.argv[2:], child.Timings(**settings)))
+sys.exit(run.main(sys.argv[2:], interrupts.Timings(**settings)))
 """
 
 

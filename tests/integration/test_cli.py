@@ -393,7 +393,7 @@ def test_a_stdout_that_cannot_write_every_letter_gets_escapes(
 ) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    monkeypatch.setattr("portfree._output.text.as_text", lambda *_, **__: "müsli")
+    monkeypatch.setattr("portfree._cli.main.as_text", lambda *_, **__: "müsli")
 
     assert main(["8000"]) == 0
 

@@ -25,7 +25,7 @@ from helpers.processes import (
     wait_until,
 )
 from portfree import Port
-from portfree._cli import child
+from portfree._cli import child, interrupts
 from portfree._cli import run as _run_command
 from portfree._system.linux import LinuxSystem
 
@@ -295,7 +295,7 @@ def test_the_command_is_killed_in_time_even_if_something_ends_all_the_time(
 
     monkeypatch.setattr(child, "_next_signal", hear)
     stubborn = bash("trap '' INT TERM; touch up; exec sleep 1000")
-    timings = child.Timings(patience=0.1, urgent=0.1)
+    timings = interrupts.Timings(patience=0.1, urgent=0.1)
 
     assert _run_command.main([str(port), "--", *stubborn], timings) == 128 + signal.SIGKILL
 

@@ -27,7 +27,7 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
-from portfree._cli import child
+from portfree._cli import child, child_windows, interrupts
 from portfree._cli import run as _run_command
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> type[FakePopen]:
     fresh = type("Fresh", (FakePopen,), {})
     monkeypatch.setattr(subprocess, "Popen", fresh)
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR2, raising=False)
-    monkeypatch.setattr(child, "_KEYS", {signal.SIGINT, signal.SIGUSR2})
+    monkeypatch.setattr(interrupts, "KEYS", {signal.SIGINT, signal.SIGUSR2})
     for name in (
         "pthread_sigmask",
         "SIGCHLD",
@@ -214,7 +214,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> type[FakePopen]:
         "SIGUSR2",
     ):
         monkeypatch.delattr(signal, name)
-    monkeypatch.setattr(child, "_on_posix", child._on_windows)
+    monkeypatch.setattr(child, "_run_on_posix", child_windows.run_on_windows)
     return fresh
 
 
@@ -247,7 +247,7 @@ def test_control_break_on_windows_announces_the_end(
     windows.rounds = -1
     windows.hook = staticmethod(lambda: os.kill(os.getpid(), signal.SIGBREAK))  # type: ignore[attr-defined]
 
-    timings = child.Timings(urgent=0.0)
+    timings = interrupts.Timings(urgent=0.0)
     assert _run_command.main([str(processes.free_port()), "--", "sh"], timings) == 1
     assert windows.killed
 

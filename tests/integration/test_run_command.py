@@ -29,7 +29,7 @@ from helpers.processes import (
     tcp,
 )
 from portfree import Report
-from portfree._cli import child
+from portfree._cli import child, interrupts
 from portfree._cli import run as _run_command
 
 if TYPE_CHECKING:
@@ -343,11 +343,11 @@ def test_a_folder_on_the_path_that_may_not_be_read(
     (tmp_path / "there").touch()
     refused = PermissionError(errno.EACCES, "Permission denied")
 
-    missing, there = (child.CannotRunError(name, refused) for name in ("nowhere", "there"))
+    missing, there = (interrupts.CannotRunError(name, refused) for name in ("nowhere", "there"))
 
     assert (missing.code, str(missing)) == (127, "nowhere: No such file or directory")
     assert (there.code, str(there)) == (126, "there: Permission denied")
-    assert child.CannotRunError(str(tmp_path / "nowhere"), refused).code == 126
+    assert interrupts.CannotRunError(str(tmp_path / "nowhere"), refused).code == 126
 
 
 def test_interrupted_before_the_command(

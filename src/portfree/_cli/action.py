@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from portfree._cli.child import TIMINGS
+from portfree._cli.interrupts import TIMINGS
 from portfree._cli.run import FAILED, Show, guarded
 from portfree._cli.sudo import free_as_root, needs_sudo
 from portfree._core import pyproject, settings

@@ -10,7 +10,6 @@ On Linux we also adopt what the command leaves behind: as an init does, we reap 
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -19,153 +18,18 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from portfree.errors import PortfreeError
+from portfree._cli.interrupts import KEYS, CannotRunError, Ended, Interrupts, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
-    from types import FrameType
 
     Notice = Callable[[str], None]
-
-# The exit codes of timeout(1).
-_CANNOT_RUN, _NOT_FOUND = 126, 127
-
-# What ends a process that does nothing about it, and is sent to make it do something.
-_PASSED_ON = (
-    "SIGINT",
-    "SIGTERM",
-    "SIGHUP",
-    "SIGQUIT",
-    "SIGALRM",
-    "SIGUSR1",
-    "SIGUSR2",
-    "SIGBREAK",
-)
-
-# What a key sends. Not SIGHUP: of a terminal that hangs up, only the session's leader is told.
-_KEYS = frozenset(
-    getattr(signal, name) for name in ("SIGINT", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)
-)
 
 # Linux tells whether a signal was typed at the terminal or sent by a process (sigaction(2)).
 _SENDER_IS_TOLD = sys.platform == "linux"
 
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
-
-_WINDOWS_CTRL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT
-
-
-class Timings(NamedTuple):
-    """What is left of the time when somebody asks us to end, in seconds.
-
-    GitHub Actions cancels a step with SIGINT, SIGTERM 7.5 s later, and the end 2.5 s after that.
-    """
-
-    patience: float = 5.0
-    """How long the command may take to end by itself."""
-    urgent: float = 0.5
-    """The same after SIGTERM, if it was asked before."""
-    grace: float = 0.5
-    """How long a server may take to end then."""
-
-
-TIMINGS = Timings()
-
-
-class Ended(NamedTuple):
-    """How the command ended."""
-
-    code: int
-    hurried: bool = False
-    """Whether somebody has asked us to end, and will not wait for long."""
-
-
-class CannotRunError(PortfreeError):
-    """The command cannot be run."""
-
-    def __init__(self, command: str, error: OSError) -> None:
-        missing = error.errno == errno.ENOENT or not _is_on_path(command)
-        why = os.strerror(errno.ENOENT) if missing else error.strerror or error
-        super().__init__(f"{command}: {why}")
-        self.code = _NOT_FOUND if missing else _CANNOT_RUN
-
-
-def _is_on_path(command: str) -> bool:
-    """Whether there is such a file; a folder that may not be read has execvp(3) say EACCES."""
-    # os.path takes a folder that may not be read for one without, where Path raises.
-    if os.path.dirname(command):  # noqa: PTH120
-        return True
-    return any(os.path.lexists(os.path.join(folder, command)) for folder in os.get_exec_path())  # noqa: PTH118
-
-
-class Interrupts:
-    """Keeps the signals that would end us from doing so.
-
-    While the command runs they are blocked (on Windows: counted), and while we clean up, the second
-    Ctrl-C since the start is a `KeyboardInterrupt`. What was ignored when we were started, as by
-    nohup(1), stays ignored: by us, and by the command.
-    """
-
-    def __init__(self, *, adopts: bool = False) -> None:
-        self.adopts = adopts
-        """Whether what loses its parent below us becomes our child, so that SIGCHLD tells of it."""
-        numbers = (getattr(signal, name, None) for name in _PASSED_ON)
-        self.watched = frozenset(
-            number for number in numbers if number and signal.getsignal(number) != signal.SIG_IGN
-        )
-        self.outside: Collection[int] = ()
-        """The signals that were blocked when we were started."""
-        self.count = 0
-        """How often Ctrl-C was typed."""
-        self.asked: float | None = None
-        """Windows: when Ctrl-Break came, with which a CI agent announces the end."""
-        self._cleaning = False
-        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-
-    def __enter__(self) -> Interrupts:
-        # A handler is what makes SIGCHLD wait for us: BSD drops signals that nobody handles, and
-        # children leave no exit code where our parent has had SIGCHLD ignored.
-        waited_for = {signal.SIGCHLD} if hasattr(signal, "SIGCHLD") else set()
-        if hasattr(signal, "pthread_sigmask"):
-            self.outside = signal.pthread_sigmask(signal.SIG_BLOCK, self.watched | waited_for)
-        for number in self.watched | waited_for:
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Let out what came meanwhile while it is still harmless.
-        self._unblock()
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """From now on a second Ctrl-C is a `KeyboardInterrupt`."""
-        self._cleaning = True
-        try:
-            self._unblock()
-            yield
-        finally:
-            self._cleaning = False
-
-    def _unblock(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, self.outside)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if number == getattr(signal, "SIGBREAK", None) and self.asked is None:
-            self.asked = time.monotonic()
-        if number not in _KEYS:
-            return
-        self.count += 1
-        if self._cleaning and self.count > 1:
-            self._cleaning = False
-            raise KeyboardInterrupt
-        if self._cleaning:
-            # Past Python's buffers, in which the interrupted code may be at work.
-            with suppress(OSError):
-                os.write(2, b"portfree: freeing the ports; Ctrl-C once more leaves them\n")
 
 
 @contextmanager
@@ -205,13 +69,18 @@ def _set_subreaper(value: int) -> int | None:
     return before.value
 
 
-def attend(words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings) -> Ended:
+def run_command(
+    words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings
+) -> Ended:
     """Run the command, pass on to it what is sent to us, and return when it has ended.
 
     *notify* gets a line when its end has to be hastened. Raises `CannotRunError`.
     """
-    on_this_system = _on_windows if os.name == "nt" else _on_posix
-    return on_this_system(words, interrupts, notify, timings)
+    if os.name == "nt":
+        from portfree._cli.child_windows import run_on_windows  # subprocess: 6 ms
+
+        return run_on_windows(words, interrupts, notify, timings)
+    return _run_on_posix(words, interrupts, notify, timings)
 
 
 class _Command:
@@ -341,7 +210,7 @@ def _children() -> frozenset[int]:
 _LOOK_AGAIN = 1.0
 
 
-def _on_posix(
+def _run_on_posix(
     words: Sequence[str], interrupts: Interrupts, notify: Notice, timings: Timings
 ) -> Ended:
     adopted = _Adopted() if interrupts.adopts else None
@@ -366,7 +235,7 @@ def _on_posix(
             if end.seconds_left() == 0 and not end.hasten():
                 break
         else:
-            interrupts.count += got.number in _KEYS
+            interrupts.count += got.number in KEYS
             alone = not (got.typed and command.has_got())
             if alone:
                 command.send(got.number)
@@ -440,14 +309,14 @@ def _next_signal(watched: Collection[int], timeout: float | None) -> _Signal | N
         else:
             info = seen
         # The kernel's own are positive (SI_KERNEL), a process's are not (SI_USER, SI_TKILL).
-        return _Signal(info.si_signo, info.si_code > 0 and info.si_signo in _KEYS)
+        return _Signal(info.si_signo, info.si_code > 0 and info.si_signo in KEYS)
     # macOS has neither: an alarm takes the place of the timeout, and who has sent it is guessed.
     signal.setitimer(signal.ITIMER_REAL, 0 if timeout is None else max(timeout, 0.001))
     number = signal.sigwait(signals)
     signal.setitimer(signal.ITIMER_REAL, 0)
     if number == signal.SIGALRM and timeout is not None:
         return None
-    return _Signal(number, number in _KEYS and _in_foreground())
+    return _Signal(number, number in KEYS and _in_foreground())
 
 
 def _has_terminal() -> bool:
@@ -470,30 +339,3 @@ def _foreground() -> int | None:
         return None
     finally:
         os.close(terminal)
-
-
-def _on_windows(
-    words: Sequence[str],
-    interrupts: Interrupts,
-    notify: Notice,
-    timings: Timings,
-) -> Ended:
-    """What is typed reaches every process of a console by itself."""
-    import shutil
-    import subprocess
-
-    try:
-        # CreateProcess() finds no npm.cmd for npm.
-        process = subprocess.Popen([shutil.which(words[0]) or words[0], *words[1:]])
-    except OSError as error:
-        raise CannotRunError(words[0], error) from error
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            # No signal wakes up a wait: our handlers run between two of them.
-            code = process.wait(timeout=0.25)
-            code = 130 if code == _WINDOWS_CTRL_C else code
-            # sys.exit() takes no more than 31 bits.
-            return Ended(code - (code >> 31 << 32), interrupts.asked is not None)
-        if interrupts.asked and time.monotonic() > interrupts.asked + timings.urgent:
-            notify("the command goes on: it is terminated")
-            process.kill()

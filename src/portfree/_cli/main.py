@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from portfree._cli.options import Options, read, request
 from portfree._core.free import free
 from portfree._output.console import in_color, tell, write, write_error
+from portfree._output.text import as_text
 from portfree.errors import PortfreeError
 
 if TYPE_CHECKING:
@@ -123,8 +124,6 @@ def _show(report: Report, options: _Options) -> int:
 
         written = _print(as_json(report))
     else:
-        from portfree._output.text import as_text
-
         shown = tuple(o for o in report.outcomes if not (options.quiet and o.ok))
         text = as_text(
             report._replace(outcomes=shown),

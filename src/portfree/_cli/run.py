@@ -1,7 +1,7 @@
 """``portfree run``: frees ports, runs a command, and frees them again when it has ended.
 
 The command gets our stdin, stdout and stderr, our signal mask and our terminal, as if nobody stood
-between it and the shell (`attend`). We outlive it: whatever ends it, and whoever asks us to end,
+between it and the shell (`child`). We outlive it: whatever ends it, and whoever asks us to end,
 the ports are freed before we do. Our exit code is that of the command, unless that is 0 and what we
 find afterwards is no success: a port that is busy, or leaks.
 """
@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from portfree._cli.child import TIMINGS, CannotRunError, Interrupts, Timings, adoption, attend
+from portfree._cli.child import adoption, run_command
+from portfree._cli.interrupts import TIMINGS, CannotRunError, Interrupts, Timings
 from portfree._cli.options import Options, read, request
 from portfree._cli.parser import leaks_option, options_parser
 from portfree._core.free import free
@@ -133,7 +134,7 @@ def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bo
     with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
         run.open()
         try:
-            ended = attend(command, interrupts, tell, timings)
+            ended = run_command(command, interrupts, tell, timings)
         except CannotRunError:
             run.close()
             raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from portfree.errors import PortfreeError
 
 TYPE_CHECKING = False  # typing costs a start-up milliseconds; checkers know this name
 if TYPE_CHECKING:
     from portfree._system.interface import System
-    from portfree._system.psutil_base import PsutilSystem
 
 BACKEND = "PORTFREE_BACKEND"
 """Environment variable that picks the backend by name, ``linux`` or ``portable``: to compare them,
@@ -25,29 +25,24 @@ def backend() -> str:
     return wanted
 
 
+# Each is loaded only where it runs: Linux and psutil have their own costs, and needs.
+_THROUGH_PSUTIL = {
+    "linux": ("psutil_linux", "PsutilLinuxSystem"),
+    "darwin": ("darwin", "DarwinSystem"),
+    "win32": ("windows", "WindowsSystem"),
+}
+
+
 def current() -> System:
     """The system that we run on, through the backend that suits it."""
-    if backend() == "portable":
-        return portable()
-    from portfree._system.linux import LinuxSystem
-
-    return LinuxSystem()
+    return _load("linux", "LinuxSystem") if backend() == "linux" else portable()
 
 
-def portable(platform: str = sys.platform) -> PsutilSystem:
-    """The system through psutil. Each is loaded only where it runs."""
-    if platform == "linux":
-        from portfree._system.psutil_linux import PsutilLinuxSystem
+def portable(platform: str = sys.platform) -> System:
+    """The system through psutil."""
+    return _load(*_THROUGH_PSUTIL.get(platform, ("psutil_base", "PsutilSystem")))
 
-        return PsutilLinuxSystem()
-    if platform == "darwin":
-        from portfree._system.darwin import DarwinSystem
 
-        return DarwinSystem()
-    if platform == "win32":
-        from portfree._system.windows import WindowsSystem
-
-        return WindowsSystem()
-    from portfree._system.psutil_base import PsutilSystem
-
-    return PsutilSystem()
+def _load(module: str, name: str) -> System:
+    system: System = getattr(import_module(f"portfree._system.{module}"), name)()
+    return system

@@ -76,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _free(words: Sequence[str]) -> int:
     command = words[words.index("--") + 1 :] if "--" in words else []
     if command and not command[0].startswith(("-", *"0123456789")):
+        from portfree._cli.parser import as_typed
+
         kept = [word for word in words if word not in ("--dry-run", "--json", "--sudo")]
-        raise PortfreeError(f"to run a command, write: portfree run {' '.join(kept)}")
+        raise PortfreeError(f"to run a command, write: portfree run {as_typed(kept)}")
     options = read(words, _Options(), _parser)
     if options.help:
         return _print(_parser().format_help().rstrip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -67,3 +68,8 @@ def leaks_option(parser: argparse.ArgumentParser) -> None:
 
 def choices(values: Sequence[str]) -> str:
     return f"{{{','.join(values)}}}"
+
+
+def as_typed(words: Sequence[str]) -> str:
+    """Words as one types them in a shell."""
+    return shlex.join(words)

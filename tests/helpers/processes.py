@@ -88,6 +88,11 @@ class Starved(TypedDict, total=False):
 # For tests of what lies above the backends, which is the same with either.
 one_backend = pytest.mark.parametrize("backend", ["linux"], indirect=True)
 
+# For tests whose repetition with psutil takes long, and shows little.
+portable_in_stress = pytest.mark.parametrize(
+    "backend", ["linux", pytest.param("portable", marks=pytest.mark.stress)], indirect=True
+)
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

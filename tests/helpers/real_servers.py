@@ -61,6 +61,7 @@ REASONS = {
     "mine": "scope mine takes it in",
     "attended": "stop it there, or: ",
     "other-user": "it belongs to ",
+    "service": "looks after it, and would start it again",
 }
 """What must be said where a rule has decided."""
 
@@ -131,6 +132,8 @@ class ServerSpec:
     command: Sequence[str]
     files: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    stress: bool = False
+    """Whether it is left out of the short version: another one shows nearly the same."""
     programs: Sequence[str] = ()
     """The programs that it takes."""
     modules: Sequence[str] = ()
@@ -374,19 +377,21 @@ def generate(metafunc: pytest.Metafunc, animals: Iterable[ServerSpec]) -> None:
         return
     everything = [*product(LEFT, WAYS)]
     long = metafunc.config.getoption("--stress")
-    trials = [
-        Trial(spec, left, way)
-        for at, spec in enumerate(animals)
-        for left, way in (everything if long else [everything[at % len(everything)]])
-    ]
+    at = 0
+    trials = []
+    for spec in animals:
+        some = everything if long else [everything[at % len(everything)]]
+        trials += [Trial(spec, left, way) for left, way in some]
+        at += not spec.stress
     metafunc.parametrize("trial", [*map(parameter, trials)])
 
 
 def parameter(trial: Trial) -> ParameterSet:
     """The trial as a parameter of a test, which is skipped where the animal is missing."""
     spec, left, way = trial
-    skip = pytest.mark.skipif(bool(spec.missing), reason=f"needs {spec.missing}")
-    return pytest.param(trial, id=f"{spec.name}-{left}-{way}", marks=skip)
+    marks = [pytest.mark.skipif(bool(spec.missing), reason=f"needs {spec.missing}")]
+    marks += [pytest.mark.stress] if spec.stress else []
+    return pytest.param(trial, id=f"{spec.name}-{left}-{way}", marks=marks)
 
 
 def holders(port: int) -> set[int]:

@@ -34,7 +34,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUN_ID, raising=False)
 
 
-def guarded(processes: Processes, leaks: Leaks = "warn", grace: float = 3.0) -> Run:
+def guarded(processes: Processes, leaks: Leaks = "warn", grace: float = 0.6) -> Run:
     """A run that guards a port of its own."""
     return Run(free_ports(processes.free_port(), leaks=leaks, grace=grace))
 
@@ -89,7 +89,7 @@ def test_a_daemon_that_serves_on(processes: Processes) -> None:
     port = processes.free_port()
     mark = "tests/test_api.py::test_search (setup)"
 
-    with guarded(processes, "stop") as run:
+    with guarded(processes, "stop", grace=1.0) as run:
         server = processes.orphan(
             tcp(port), cwd="/", env={RUN_ID: run.id, "PYTEST_CURRENT_TEST": mark}
         )
@@ -213,7 +213,7 @@ def test_who_was_told_to_end_has_a_moment(processes: Processes) -> None:
     port = processes.free_port()
     marker = processes.folder / "marker"
 
-    with guarded(processes, "fail") as run:
+    with guarded(processes, "fail", grace=20.0) as run:
         server = processes.child(tcp(port, "--flush", str(marker), "--flush-seconds", "0.05"))
         server.process.send(signal.SIGTERM)
 

@@ -141,7 +141,7 @@ def test_the_end_says_what_was_done(processes: Processes, caplog: pytest.LogCapt
 def test_an_exception_is_not_replaced(processes: Processes) -> None:
     port = processes.free_port()
 
-    run = Run(free_ports(port, on_busy="fail", leaks="fail"))
+    run = Run(free_ports(port, on_busy="fail", leaks="fail", grace=0.6))
 
     def work() -> None:
         with run:
@@ -382,7 +382,7 @@ def test_leaks_are_treated_as_asked(
     port, other = processes.free_port(), processes.free_port()
     expected = pytest.raises(PortsLeakedError) if leaks == "fail" else _nothing()
 
-    with expected as caught, free_ports(port, leaks=leaks) as run:  # type: ignore[arg-type]
+    with expected as caught, free_ports(port, leaks=leaks, grace=0.6) as run:  # type: ignore[arg-type]
         server = processes.child(tcp(other))
 
     assert server.alive == (leaks in ("ignore", "warn"))
@@ -397,7 +397,7 @@ def test_leaks_are_treated_as_asked(
 def test_a_dry_run_stops_no_leak(processes: Processes) -> None:
     port, other = processes.free_port(), processes.free_port()
 
-    with free_ports(port, dry_run=True, leaks="stop") as run:
+    with free_ports(port, dry_run=True, leaks="stop", grace=0.6) as run:
         servers = processes.child(tcp(port)), processes.child(tcp(other))
 
     assert all(server.alive for server in servers)
@@ -406,7 +406,7 @@ def test_a_dry_run_stops_no_leak(processes: Processes) -> None:
 
 def test_leaks_may_be_configured(processes: Processes, project: Path) -> None:
     port, other = processes.free_port(), processes.free_port()
-    table = f'[tool.portfree]\nports = {port}\nleaks = "stop"\n'
+    table = f'[tool.portfree]\nports = {port}\nleaks = "stop"\ngrace = 0.6\n'
     (project / "pyproject.toml").write_text(table)
 
     with free_ports():

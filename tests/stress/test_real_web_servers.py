@@ -170,6 +170,7 @@ ANIMALS = [
     RELOAD,
     ServerSpec(
         name="uvicorn-workers",
+        stress=True,
         command=[*PYTHON, "uvicorn", "--port=$PORT", "--workers=2", "shop:application"],
         files={"shop.py": ASGI},
         modules=["uvicorn"],
@@ -179,6 +180,7 @@ ANIMALS = [
     ),
     ServerSpec(
         name="uvicorn-stream",
+        stress=True,
         command=[*PYTHON, "uvicorn", "--port=$PORT", "--workers=2", "shop:application"],
         files={"shop.py": ASGI},
         modules=["uvicorn"],
@@ -206,12 +208,14 @@ ANIMALS = [
     ),
     ServerSpec(
         name="django-noreload",
+        stress=True,
         command=[sys.executable, "manage.py", "runserver", "--noreload", "$PORT"],
         files={"manage.py": DJANGO},
         modules=["django"],
     ),
     ServerSpec(
         name="hypercorn",
+        stress=True,
         command=[*PYTHON, "hypercorn", "--bind=127.0.0.1:$PORT", "--workers=2", "shop:application"],
         files={"shop.py": ASGI},
         modules=["hypercorn"],
@@ -235,6 +239,7 @@ ANIMALS = [
     ),
     ServerSpec(
         name="tornado",
+        stress=True,
         command=[sys.executable, "shop.py", "$PORT"],
         files={"shop.py": TORNADO},
         modules=["tornado"],
@@ -242,6 +247,7 @@ ANIMALS = [
     ),
     ServerSpec(
         name="setproctitle",
+        stress=True,
         command=[sys.executable, "shop.py", "$PORT"],
         files={"shop.py": TITLE},
         modules=["setproctitle"],
@@ -249,6 +255,7 @@ ANIMALS = [
     ),
     ServerSpec(
         name="node",
+        stress=True,
         command=["node", "server.js"],
         files={"server.js": NODE},
         programs=["node"],

@@ -199,8 +199,8 @@ def test_many_stubborn_servers_share_one_grace(processes: Processes, project: Pa
 
     assert report.freed == tuple(map(Port, ports))
     # One after the other, the call would take at least as long as all of them together.
-    took = [took(found) or 0 for outcome in report.outcomes for found in outcome.holders]
-    assert report.seconds < sum(took)
+    each = [took(found) or 0 for outcome in report.outcomes for found in outcome.holders]
+    assert report.seconds < sum(each)
 
 
 @one_backend

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.commands import Recorder
+from helpers.fake_free import Fake
 from helpers.job import ROOT, SCRIPT, Job
 from helpers.project import PASSES, Project
 
@@ -54,3 +56,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(["bash", str(SCRIPT)], env=env, capture_output=True, text=True)
     assert "portfree: installed in " in done.stdout, done
     return folder
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
+    fake = Fake()
+    monkeypatch.setattr("portfree._cli.main.free", fake)
+    (tmp_path / ".git").mkdir()  # nothing above this directory is ours
+    monkeypatch.chdir(tmp_path)
+    return fake

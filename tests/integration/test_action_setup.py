@@ -5,45 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helpers.job import Job
-from helpers.reports import BORN_IN
-from portfree import HolderReport, Outcome, Port, Verdict
-from portfree.model import Ending
 
 if TYPE_CHECKING:
     from helpers.processes import Processes
-
-
-# What the runner shows
-
-
-def holder(**facts: object) -> HolderReport:
-    known: dict[str, Any] = {
-        "pid": 4242,
-        "name": "python3",
-        "command": "python3 server.py",
-        "user": "alice",
-        "uid": 1000,
-        "started": 1_800_000_000.0,
-        "cwd": "/home/alice/shop",
-        "launcher": "",
-        "test": BORN_IN,
-        "addresses": ("127.0.0.1",),
-        "root": True,
-        "verdict": Verdict("stop", "left-behind", f"started in {BORN_IN}"),
-        "ending": Ending("ended", ("SIGTERM",), 0.012),
-    }
-    return HolderReport(**{**known, **facts})
-
-
-KEPT = Verdict("keep", "attended", "started by zsh (pid 9)", "stop it there")
-
-
-def busy(port: int, **facts: object) -> Outcome:
-    unharmed = {"verdict": KEPT, "ending": None}
-    return Outcome(Port(port), "busy", ok=False, holders=(holder(**{**unharmed, **facts}),))
 
 
 # The set-up

@@ -18,54 +18,10 @@ import pytest
 
 from helpers.job import ROOT, leaking, mark
 from helpers.processes import accepts, needs_program, tcp, wait_until
-from helpers.reports import BORN_IN, HOSTILE
-from portfree import HolderReport, Outcome, Port, Report, Verdict
-from portfree.model import Ending, Request
+from helpers.reports import BORN_IN, HOSTILE, cells
 
 if TYPE_CHECKING:
     from helpers.processes import Processes
-    from portfree.model import Leaks, OnBusy
-
-
-# What the runner shows
-
-
-def holder(**facts: object) -> HolderReport:
-    known: dict[str, Any] = {
-        "pid": 4242,
-        "name": "python3",
-        "command": "python3 server.py",
-        "user": "alice",
-        "uid": 1000,
-        "started": 1_800_000_000.0,
-        "cwd": "/home/alice/shop",
-        "launcher": "",
-        "test": BORN_IN,
-        "addresses": ("127.0.0.1",),
-        "root": True,
-        "verdict": Verdict("stop", "left-behind", f"started in {BORN_IN}"),
-        "ending": Ending("ended", ("SIGTERM",), 0.012),
-    }
-    return HolderReport(**{**known, **facts})
-
-
-KEPT = Verdict("keep", "attended", "started by zsh (pid 9)", "stop it there")
-
-
-def busy(port: int, **facts: object) -> Outcome:
-    unharmed = {"verdict": KEPT, "ending": None}
-    return Outcome(Port(port), "busy", ok=False, holders=(holder(**{**unharmed, **facts}),))
-
-
-def report(*outcomes: Outcome, on_busy: OnBusy = "warn", leaks: Leaks = "warn") -> Report:
-    ports = tuple(outcome.port for outcome in outcomes)
-    return Report(Request(ports, on_busy=on_busy, leaks=leaks), outcomes, 0.1)
-
-
-def cells(page: str) -> list[list[str]]:
-    """The rows of the table, without its head."""
-    rows = [line for line in page.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
 # The whole of it: a workflow of a repository that uses the action, run by act on this very machine.

@@ -12,68 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.fake_free import Fake
 from helpers.processes import http_server, tcp, wait_until
-from portfree import HolderReport, Outcome, Port, Report, Verdict
+from portfree import Port
 from portfree._cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from helpers.processes import Processes
-    from portfree.model import Request
-
-KEPT = HolderReport(
-    pid=77,
-    name="node",
-    command="node server.js",
-    user="alice",
-    uid=1000,
-    started=None,
-    cwd=None,
-    launcher="",
-    test="",
-    addresses=(),
-    root=True,
-    verdict=Verdict("keep", "attended", "started by zsh (pid 9)", "stop it there"),
-)
-
-
-class Fake:
-    """Stands in for `free`: remembers what it was asked, and finds the busy ports busy."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.busy: tuple[int, ...] = ()
-        self.line = ""
-        self.error: type[BaseException] | None = None
-
-    def __call__(self, request: Request, *, notice: Callable[[str], None] | None = None) -> Report:
-        self.requests.append(request)
-        if self.error is not None:
-            raise self.error
-        if notice is not None and self.line:
-            notice(self.line)
-        return Report(request, tuple(map(self._outcome, request.ports)))
-
-    def _outcome(self, port: Port) -> Outcome:
-        if port.number in self.busy:
-            return Outcome(port, "busy", ok=False, holders=(KEPT,))
-        return Outcome(port, "free")
-
-    @property
-    def request(self) -> Request:
-        """The one request that there was."""
-        (request,) = self.requests
-        return request
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
-    fake = Fake()
-    monkeypatch.setattr("portfree._cli.main.free", fake)
-    (tmp_path / ".git").mkdir()  # nothing above this directory is ours
-    monkeypatch.chdir(tmp_path)
-    return fake
 
 
 # --- as root -------------------------------------------------------------------------------------

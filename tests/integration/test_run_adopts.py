@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.adoption import bash, daemon, holder_of, parent, port_of_ours, until_it_serves, zombies
 from helpers.commands import Recorder, Running, portfree_run, states
 from helpers.processes import (
     Identity,
@@ -24,16 +25,21 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
-from portfree import Port
 from portfree._cli import child, interrupts
 from portfree._cli import run as _run_command
-from portfree._system.linux import LinuxSystem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
 pytestmark = [pytest.mark.usefixtures("project"), needs_program("setsid")]
+
+
+@pytest.fixture
+def port(processes: Processes) -> Iterator[int]:
+    with port_of_ours(processes) as port:
+        yield port
+
 
 # Runs `portfree run` where our parent has had SIGCHLD ignored.
 IGNORING = """
@@ -43,55 +49,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-@pytest.fixture
-def port(processes: Processes) -> Iterator[int]:
-    """A port of ours: whoever holds it in the end was started by this test, and is ended."""
-    port = processes.free_port()
-    yield port
-    system = LinuxSystem()
-    while sockets := {each.id for each in system.sockets([Port(port)])}:
-        for pid in {pid for pids in system.owners(sockets).pids.values() for pid in pids}:
-            left = Identity.of(pid)
-            left.send(signal.SIGKILL)
-            left.wait_gone()
-
-
-def bash(script: str) -> list[str]:
-    return ["bash", "-c", script]
-
-
-def daemon(port: int, *flags: str) -> str:
-    """A line of bash: a server in a session of its own, in another folder, without environment."""
-    server = f"(cd /; setsid -f env -i {shlex.join(tcp(port, *flags))})"
-    return f"{server}; {until_it_serves(port)}"
-
-
-def until_it_serves(port: int) -> str:
-    return f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done"
-
-
 def until_reaped(left: int) -> str:
     """A line of bash that waits until its parent has so many children, ended or not."""
     count = 'grep -hs ") [A-Z] $PPID " /proc/[0-9]*/stat | wc -l'
     return f"until [ $({count}) = {left} ]; do :; done"
-
-
-def holder_of(port: int) -> Identity:
-    """The one process that has the port."""
-    system = LinuxSystem()
-    sockets = {each.id for each in system.sockets([Port(port)])}
-    (pid,) = {pid for pids in system.owners(sockets).pids.values() for pid in pids}
-    return Identity.of(pid)
-
-
-def parent(process: Identity) -> int:
-    seen = process.stat
-    assert seen is not None
-    return seen.ppid
-
-
-def zombies(pid: int) -> list[int]:
-    return [each for each in children(pid) if (seen := stat(each)) and seen.state == "Z"]
 
 
 def wait_reaped(process: Identity) -> None:

@@ -11,30 +11,33 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.adoption import bash, daemon, holder_of, parent, port_of_ours, until_it_serves, zombies
 from helpers.commands import Running, portfree_run
 from helpers.job import Job
 from helpers.processes import (
-    Identity,
     Processes,
     accepts,
     children,
     is_free,
     needs_namespace,
     needs_program,
-    stat,
     tcp,
     wait_until,
 )
-from portfree import Port
 from portfree._cli import child
 from portfree._cli import run as _run_command
-from portfree._system.linux import LinuxSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.usefixtures("project"), needs_program("setsid")]
+
+
+@pytest.fixture
+def port(processes: Processes) -> Iterator[int]:
+    with port_of_ours(processes) as port:
+        yield port
 
 
 # Runs `portfree run` with a Python that has no ctypes.
@@ -58,57 +61,12 @@ sys.exit(run.wait())
 """
 
 
-@pytest.fixture
-def port(processes: Processes) -> Iterator[int]:
-    """A port of ours: whoever holds it in the end was started by this test, and is ended."""
-    port = processes.free_port()
-    yield port
-    system = LinuxSystem()
-    while sockets := {each.id for each in system.sockets([Port(port)])}:
-        for pid in {pid for pids in system.owners(sockets).pids.values() for pid in pids}:
-            left = Identity.of(pid)
-            left.send(signal.SIGKILL)
-            left.wait_gone()
-
-
-def bash(script: str) -> list[str]:
-    return ["bash", "-c", script]
-
-
-def daemon(port: int, *flags: str) -> str:
-    """A line of bash: a server in a session of its own, in another folder, without environment."""
-    server = f"(cd /; setsid -f env -i {shlex.join(tcp(port, *flags))})"
-    return f"{server}; {until_it_serves(port)}"
-
-
-def until_it_serves(port: int) -> str:
-    return f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done"
-
-
 def comes_up(processes: Processes, port: int, where: Path) -> str:
     """A line of bash after which a server of somebody else has the port."""
     go, script = processes.folder / "go", processes.folder / "server.sh"
     script.write_text(f"until [ -e {go} ]; do :; done; exec {shlex.join(tcp(port))}")
     processes.attended(["bash", str(script)], cwd=where)
     return f"touch {go}; {until_it_serves(port)}"
-
-
-def holder_of(port: int) -> Identity:
-    """The one process that has the port."""
-    system = LinuxSystem()
-    sockets = {each.id for each in system.sockets([Port(port)])}
-    (pid,) = {pid for pids in system.owners(sockets).pids.values() for pid in pids}
-    return Identity.of(pid)
-
-
-def parent(process: Identity) -> int:
-    seen = process.stat
-    assert seen is not None
-    return seen.ppid
-
-
-def zombies(pid: int) -> list[int]:
-    return [each for each in children(pid) if (seen := stat(each)) and seen.state == "Z"]
 
 
 def is_subreaper() -> bool:

@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("project")
 
 
-@pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path)
-
-
 # A step of a CI job that is cancelled: SIGINT to us alone, later SIGTERM, later the end
 
 

@@ -38,11 +38,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("project")
 
 
-@pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path)
-
-
 # Exit codes
 
 

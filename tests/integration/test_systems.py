@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,6 @@ from portfree.model import Port
 
 if TYPE_CHECKING:
     pass
-
-PSLINUX = sys.modules["psutil._pslinux"]  # below psutil.Process, which caches some of its answers
 
 
 @pytest.fixture(params=[LinuxSystem, PsutilLinuxSystem], ids=["linux", "portable"])

@@ -107,7 +107,11 @@ def id_(holder: Holder, context: Context) -> Origin | None:
             return Origin("id", "live", f"another run (pid {element.split('.')[0]})", element)
     if foreign and was_left(holder, run_id.RUN_ID):
         inner = foreign[-1]
-        if live := _in_ended_run(inner, holder, context) or _live(holder, context, copy, folder):
+        if live := (
+            _in_ended_run(inner, holder, context)
+            or _by_agent("id", run_id.RUN_ID, holder, context)
+            or _live(holder, context, copy, folder)
+        ):
             return live
         run = f"portfree's run of pid {inner.split('.')[0]}"
         return Origin("id", "ended", run, inner, why=_why_ended(holder))
@@ -133,8 +137,10 @@ def mark(holder: Holder, context: Context) -> Origin | None:
         if not holder.mark(XDIST_WORKER) and (found := _by_our_controller("mark", holder, context)):
             return found
     born_in = [name for name in OF_RUNNERS if bearer(holder, name) is not None]
-    if any(was_left(holder, name) for name in born_in):
-        if live := _live(holder, context, copy, folder):
+    left = [name for name in born_in if was_left(holder, name)]
+    if left:
+        agents = (_by_agent("mark", name, holder, context) for name in left)
+        if live := next(filter(None, agents), None) or _live(holder, context, copy, folder):
             return live
         runners = {"NOX": "nox", "TOX": "tox", "NEXTEST": "cargo-nextest"}
         run = runners.get(born_in[-1].split("_")[0], "pytest")
@@ -350,6 +356,21 @@ def _in_ended_run(element: str, holder: Holder, context: Context) -> Origin | No
         value = next(told, element if hides else "")
         if element in run_id.elements(value) and may_have_started(near, holder):
             return _in_use("id", near)
+    return None
+
+
+def _by_agent(evidence: Evidence, name: str, holder: Holder, context: Context) -> Origin | None:
+    """A live CI agent with the holder's own value of a mark: the run that set it has ended, but not
+    the agent that was started there, and it passes the mark on to its jobs, in any project.
+    """
+    for near in context.neighbours:
+        agent = is_runner(near.process) and programs.is_ci_agent(near.process)
+        if (
+            agent
+            and near.process.marks.get(name) == holder.mark(name)
+            and near.process.start <= holder.process.start
+        ):
+            return _in_use(evidence, near)
     return None
 
 

@@ -6,10 +6,31 @@ from functools import partial
 
 import pytest
 
-from helpers.builders import alive, below, born, context, holder, miss, orphan, run_id, scene
-from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, THEIR_SHELL, process
+from helpers.builders import (
+    alive,
+    below,
+    beside,
+    born,
+    context,
+    holder,
+    miss,
+    neighbour,
+    orphan,
+    run_id,
+    scene,
+)
+from helpers.plain_processes import (
+    ELSEWHERE,
+    INIT,
+    OUR_PYTEST,
+    OUR_SHELL,
+    THEIR_SHELL,
+    fork,
+    process,
+)
 from helpers.scenes import (
     ENDED,
+    GITLAB,
     IN_A_PORTFREE_RUN,
     IN_A_TEST,
     INNER,
@@ -29,6 +50,7 @@ from portfree._core.origin import Origin, id_, origin_of
 
 live = partial(used_by, evidence="id")
 LEFT_BY_THEM = Origin("id", "ended", "portfree's run of pid 77", id=THEIRS, why=ENDED)
+LEFT_AGENT = GITLAB._replace(marks=run_id(THEIRS))
 
 
 ID = [
@@ -130,6 +152,26 @@ ID = [
         holder(born(run_id(THEIRS), session=600), PORTFREE_RUN, THEIR_SHELL, INIT),
         LEFT_BY_THEM,
         IN_A_PORTFREE_RUN,
+    ),
+    scene(
+        "it has ended, and a CI agent that was started in it works on, in another project",
+        orphan(marks=run_id(THEIRS)),
+        live(LEFT_AGENT, alone=True),
+        context(neighbours=(neighbour(LEFT_AGENT, INIT, project=ELSEWHERE),)),
+    ),
+    *(
+        scene(
+            f"{what}: it has ended",
+            orphan(marks=run_id(THEIRS)),
+            LEFT_BY_THEM,
+            beside(agent, INIT),
+        )
+        for what, agent in {
+            "a CI agent of another run": LEFT_AGENT._replace(marks=run_id(INNER)),
+            "a CI agent of no run": GITLAB,
+            "a younger CI agent": LEFT_AGENT._replace(start=9_999),
+            "a fork of a CI agent": fork(LEFT_AGENT, 710),
+        }.items()
     ),
     *(
         scene(

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.builders import below, beside, born, case, context, holder, neighbour, orphan, scene
 from helpers.plain_processes import (
+    ELSEWHERE,
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
@@ -190,6 +191,12 @@ LIVE_RUNS = [
         holder(born(IN_A_TEST, cwd="/"), INIT, project=None),
         live(THEIR_PYTEST),
         AT_WORK,
+    ),
+    scene(
+        "a CI agent that was started in the same test works on, in another project",
+        orphan(marks=IN_A_TEST),
+        live(GITLAB._replace(marks=IN_A_TEST), alone=True),
+        context(neighbours=(neighbour(GITLAB._replace(marks=IN_A_TEST), INIT, project=ELSEWHERE),)),
     ),
     scene(
         "a runner that is the second in the list",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import shlex
 import signal
 import sys
@@ -24,6 +23,7 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
+from helpers.schema import check
 from portfree._cli import child
 from portfree._cli import run as _run_command
 
@@ -184,7 +184,7 @@ def test_a_port_that_is_busy_after_the_command_is_no_success(
     assert running.end() == code
     said = f"portfree: the command has succeeded, but {port}/tcp is busy after it: exit code 125"
     assert (said in running.output.splitlines()) is (code == 125)
-    assert json.loads((project / "it.json").read_text())["exit_code"] == code
+    assert check((project / "it.json").read_text(), "run")["exit_code"] == code
     assert accepts(port)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from helpers.processes import (
     launch,
     tcp,
 )
+from helpers.schema import check
 from portfree import Report
 from portfree._cli import child, interrupts
 from portfree._cli import run as _run_command
@@ -299,7 +299,7 @@ def test_a_report_on_a_command_that_is_not_found(processes: Processes, tmp_path:
 
     assert _run_command.main(words) == 127
 
-    said = json.loads(file.read_text())
+    said = check(file.read_text(), "run")
     assert (said["exit_code"], said["ok"]) == (127, True)
     assert said["after"]["outcomes"][0]["status"] == "free"
 
@@ -443,7 +443,7 @@ def test_the_report_says_it_all(processes: Processes, project: Path) -> None:
 
     run(processes, *words, *leaver(3, other, tcp(other)))
 
-    report = json.loads((project / "report.json").read_text())
+    report = check((project / "report.json").read_text(), "run")
     assert (report["version"], report["ok"], report["exit_code"]) == (1, True, 3)
     (before,), (after,) = report["before"]["outcomes"], report["after"]["outcomes"]
     assert (before["status"], after["status"]) == ("freed", "free")
@@ -453,13 +453,26 @@ def test_the_report_says_it_all(processes: Processes, project: Path) -> None:
     assert leak["holder"]["ending"]["signals"] == ["SIGTERM"]
 
 
+@pytest.mark.parametrize(("leaks", "ok"), [("warn", True), ("fail", False)])
+def test_the_report_is_not_ok_where_what_was_left_forbids_it(
+    processes: Processes, project: Path, leaks: str, *, ok: bool
+) -> None:
+    port, other = processes.free_port(), processes.free_port()
+    words = [str(port), "--leaks", leaks, "--report", "report.json", "--"]
+
+    run(processes, *words, *leaver(0, other, tcp(other)))
+
+    report = check((project / "report.json").read_text(), "run")
+    assert (report["ok"], len(report["leaks"])) == (ok, 1)
+
+
 def test_the_report_of_a_command_that_was_not_started(processes: Processes, project: Path) -> None:
     port = processes.free_port()
     processes.attended(tcp(port), cwd=project)
 
     code, _ = run(processes, str(port), "--scope", "orphans", "--report", "it.json", "--", "true")
 
-    report = json.loads((project / "it.json").read_text())
+    report = check((project / "it.json").read_text(), "run")
     assert code == report["exit_code"] == 125
     assert (report["ok"], report["after"], report["leaks"]) == (False, None, [])
 

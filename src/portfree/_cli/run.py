@@ -183,7 +183,8 @@ class Show:
             return
         after, leaks = (run.after, run.leaks) if run else (None, ())
         try:
-            self._file.write(run_as_json(before, after, leaks, exit_code=code))
+            green = run is None or not run.conclusion().problems
+            self._file.write(run_as_json(before, after, leaks, exit_code=code, green=green))
             self._file.flush()
         except OSError as error:  # the command has run, and its exit code is what counts
             tell(f"the report could not be written: {error.strerror}")

@@ -40,12 +40,17 @@ def as_object(report: Report) -> dict[str, object]:
 
 
 def run_as_json(
-    before: Report, after: Report | None, leaks: Iterable[Leak], *, exit_code: int
+    before: Report,
+    after: Report | None,
+    leaks: Iterable[Leak],
+    *,
+    exit_code: int,
+    green: bool,
 ) -> str:
-    """What ``portfree run --report`` writes."""
+    """What ``portfree run --report`` writes. *green*: whether no setting forbids a green end."""
     content = {
         "version": 1,
-        "ok": before.ok and (after is None or after.ok),
+        "ok": green and before.ok and (after is None or after.ok),
         "exit_code": exit_code,
         "before": as_object(before),
         "after": None if after is None else as_object(after),

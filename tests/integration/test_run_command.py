@@ -378,7 +378,7 @@ def test_a_command_that_ends_unheard_has_ended_all_the_same(
 ) -> None:
     hear = child._next_signal
 
-    def deaf(watched: Collection[int], timeout: float | None) -> child._Signal | None:
+    def deaf(watched: Collection[int], timeout: float) -> child._Signal | None:
         # As where another thread has got it.
         got = hear(watched, timeout)
         return None if got is not None and got.number == signal.SIGCHLD else got

@@ -31,6 +31,7 @@ from helpers.processes import (
 from portfree import Report
 from portfree._cli import child, interrupts
 from portfree._cli import run as _run_command
+from portfree._cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -47,6 +48,8 @@ pytestmark = pytest.mark.usefixtures("project")
         (["true"], 0),
         (shell("exit 3"), 3),
         (shell("exit 255"), 255),
+        (shell("kill -INT $$"), -signal.SIGINT),
+        (shell("kill -QUIT $$"), -signal.SIGQUIT),
         (shell("kill -TERM $$"), 143),
         (shell("kill -KILL $$"), 137),
         (["/"], 126),
@@ -370,6 +373,9 @@ def test_it_leaves_the_calling_process_as_it_was(processes: Processes) -> None:
     assert _run_command.main([str(processes.free_port()), "--", "true"]) == 0
     assert state() == before
     assert _run_command.main([str(processes.free_port()), "--", "no-such-command"]) == 127
+    assert state() == before
+    words = [str(processes.free_port()), "--", *shell("kill -INT $$")]
+    assert main(["run", *words]) == 128 + signal.SIGINT
     assert state() == before
 
 

@@ -172,15 +172,15 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
             return _Done(_CANCELLED if cancelled else FAILED, before)
         _details("before the command", before)
         run = Run(before, notice=tell)
-        code, cut_short = guarded(command, run, TIMINGS)
-    if run.after is not None and not run.after.ok and as_root and not cut_short:
+        ended = guarded(command, run, TIMINGS)
+    if run.after is not None and not run.after.ok and as_root and not ended.cut_short:
         try:
             after = _free_as_root(run.after.request, run.moment())
             run.after = FreePortsReport(*after)
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))
-    why = run.conclusion().why(", and ") if code == 0 else ""
-    return _Done(FAILED if why else code, before, run, why)
+    why = run.conclusion().why(", and ") if ended.code == 0 else ""
+    return _Done(FAILED if why else ended.code, before, run, why)
 
 
 def _first(request: Request, as_root: bool) -> tuple[Report, bool]:  # noqa: FBT001

@@ -105,7 +105,7 @@ class _Command:
         if not pid:
             return None
         code = os.waitstatus_to_exitcode(status)
-        return Ended(code if code >= 0 else 128 - code, hurried=self._asked)
+        return Ended(code if code >= 0 else 128 - code, max(0, -code), self._asked)
 
     def is_in_our_group(self) -> bool:
         """Whether a key at the terminal reaches it too."""

@@ -31,7 +31,7 @@ def run_on_windows(
             code = process.wait(timeout=0.25)
             code = 130 if code == _CTRL_C else code
             # sys.exit() takes no more than 31 bits.
-            return Ended(code - (code >> 31 << 32), interrupts.asked is not None)
+            return Ended(code - (code >> 31 << 32), hurried=interrupts.asked is not None)
         if interrupts.asked and time.monotonic() > interrupts.asked + timings.urgent:
             notify("the command goes on: it is terminated")
             process.kill()

@@ -54,12 +54,15 @@ class _Options(Options):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those of the process) and return its exit code."""
+    """Run the command with these words and return its exit code.
+
+    By default the words are those of the process, which then dies of Ctrl-C as its command did.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["run"]:
         from portfree._cli import run  # subprocess, tempfile and more: 15 ms
 
-        return run.main(words[1:])
+        return run.main(words[1:], entry=argv is None)
     try:
         return _free(words)
     except PortfreeError as error:

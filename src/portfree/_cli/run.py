@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TextIO
 
 from portfree._cli.child import adoption, run_command
-from portfree._cli.interrupts import TIMINGS, CannotRunError, Interrupts, Timings
+from portfree._cli.interrupts import (
+    KEYS,
+    TIMINGS,
+    CannotRunError,
+    Ended,
+    Interrupts,
+    Timings,
+    die_of,
+)
 from portfree._cli.options import Options, read, request
 from portfree._cli.parser import leaks_option, options_parser
 from portfree._core.free import free
@@ -39,7 +47,7 @@ table. Before the command --scope says whom to stop; after it, what the command 
 orphans, are stopped.
 
 exit codes:
-  the command's own, or 128 + n if signal n has ended it
+  the command's own, or 128 + n if signal n has ended it (SIGINT, SIGQUIT: it ends portfree too)
   125  portfree itself failed: a bad option, or a port that is busy before the command; or the
        command has succeeded, but a port is busy after it, or it has leaks, with --leaks fail
   126  the command cannot be run
@@ -68,10 +76,16 @@ class _Options(Options):
     report: str | None = None
 
 
-def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
-    """Run ``portfree run`` with these words and return its exit code."""
+def main(words: Sequence[str], timings: Timings = TIMINGS, *, entry: bool = False) -> int:
+    """Run ``portfree run`` with these words and return its exit code.
+
+    *entry*: whether our process does nothing else, and may die of Ctrl-C as the command did.
+    """
     try:
-        return _main(words, timings)
+        code, number = _main(words, timings)
+        if entry and number in KEYS:
+            die_of(number)
+        return code
     except PortfreeError as error:
         tell(str(error))
         return error.code if isinstance(error, CannotRunError) else FAILED
@@ -80,7 +94,8 @@ def main(words: Sequence[str], timings: Timings = TIMINGS) -> int:
         return _INTERRUPTED
 
 
-def _main(words: Sequence[str], timings: Timings) -> int:
+def _main(words: Sequence[str], timings: Timings) -> tuple[int, int]:
+    """Our exit code, and the signal that has ended the command."""
     end = words.index("--") if "--" in words else len(words)
     for word in words[:end]:
         if hint := _ELSEWHERE.get(word):
@@ -89,7 +104,7 @@ def _main(words: Sequence[str], timings: Timings) -> int:
     command = words[end + 1 :]
     if options.help:
         write(_parser().format_help().rstrip())
-        return 0
+        return 0, 0
     if not any(command[:1]):
         raise PortfreeError("no command: give it after --, as in portfree run 8000 -- pytest")
     asked = request(options)
@@ -106,12 +121,13 @@ def _main(words: Sequence[str], timings: Timings) -> int:
             tell(line)
         run = Run(before, notice=tell)
         try:
-            code = show.end(run, *guarded(command, run, timings))
+            ended = guarded(command, run, timings)
         except CannotRunError as error:
             show.json(before, run, code=error.code)
             raise
+        code = show.end(run, ended)
         show.json(before, run, code=code)
-        return code
+        return code, ended.signal
 
 
 def _parser() -> ArgumentParser:
@@ -129,8 +145,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bool]:
-    """Run the command and free the ports again; its exit code, and whether that was cut short."""
+def guarded(command: Sequence[str], run: Run, timings: Timings) -> Ended:
+    """Run the command and free the ports again."""
     with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
         run.open()
         try:
@@ -142,8 +158,8 @@ def guarded(command: Sequence[str], run: Run, timings: Timings) -> tuple[int, bo
             with interrupts.heard():
                 run.close(grace=timings.grace if ended.hurried else None)
         except KeyboardInterrupt:
-            return ended.code or _INTERRUPTED, True
-        return ended.code, False
+            return ended._replace(code=ended.code or _INTERRUPTED, cut_short=True)
+        return ended
 
 
 # --- what is said --------------------------------------------------------------------------------
@@ -163,19 +179,19 @@ class Show:
             report = Report(request, tuple(told))
             write_error(as_text(report, color=in_color(sys.stderr)))
 
-    def end(self, run: Run, code: int, cut_short: bool) -> int:  # noqa: FBT001
+    def end(self, run: Run, ended: Ended) -> int:
         """What the end of the run has found; returns our exit code."""
-        if cut_short:
+        if ended.cut_short:
             tell(f"the cleanup was cut short: {_left(run.before.request)}")
         found = run.conclusion()
         self.outcomes(run.before.request, found.shown)
         for line in found.warnings:
             tell(line)
-        if code == 0 and found.problems:
+        if ended.code == 0 and found.problems:
             why = found.why(", and ")
             tell(f"the command has succeeded, but {why}: exit code {FAILED}")
             return FAILED
-        return code
+        return ended.code
 
     def json(self, before: Report, run: Run | None = None, *, code: int) -> None:
         """The same for programs, if they want it."""

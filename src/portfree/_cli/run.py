@@ -25,15 +25,14 @@ from portfree._cli.interrupts import (
     Timings,
     die_of,
 )
-from portfree._cli.options import Options, read, request
-from portfree._cli.parser import leaks_option, options_parser
+from portfree._cli.options import Options, choices, options_parser, read, request
 from portfree._core.free import free
 from portfree._output.console import in_color, tell, write, write_error
 from portfree._output.json import run_as_json
 from portfree._output.text import as_text
 from portfree.conclusion import of_beginning
 from portfree.errors import PortfreeError
-from portfree.model import Outcome, Report, Request
+from portfree.model import LEAKS, Outcome, Report, Request
 from portfree.run import Run
 
 # The exit codes that are not the command's: the first one as timeout(1) has it.
@@ -139,7 +138,12 @@ def _parser() -> ArgumentParser:
         busy="a port that stays busy: fail (before the command: do not start it; after it: exit "
         "with 125 if it has succeeded; the default) or warn",
     )
-    leaks_option(parser)
+    parser.add_argument(
+        "--leaks",
+        metavar=choices(LEAKS),
+        help="servers that the command leaves on other ports: warn is the default; fail stops "
+        "them, and exits with 125 if the command has succeeded",
+    )
     parser.add_argument("--report", metavar="FILE", help="write what was done to it, as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
     return parser

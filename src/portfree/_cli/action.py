@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from portfree._cli.interrupts import TIMINGS
-from portfree._cli.run import FAILED, Show, guarded
+from portfree._cli.run import FAILED, guarded, write_report
 from portfree._cli.sudo import free_as_root, needs_sudo
 from portfree._core import pyproject, settings
 from portfree._core.context import Moment
@@ -308,8 +308,7 @@ def _save(done: _Done) -> str:
         tell(f"the report could not be written: {error.strerror}")
         return ""
     with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
-        show = Show(quiet=True, file=file)
-        show.json(done.before, done.run, code=done.code)
+        write_report(file, done.before, done.run, code=done.code)
     return path
 
 

@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
 from portfree._cli.interrupts import KEYS, CannotRunError, Ended, Interrupts, Timings
+from portfree._output.console import tell
 
 # Linux tells whether a signal was typed at the terminal or sent by a process (sigaction(2)).
 _SENDER_IS_TOLD = sys.platform == "linux"
@@ -34,19 +35,17 @@ _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _LOOK_AGAIN = 1.0
 
 
-def run_command(
-    words: Sequence[str], interrupts: Interrupts, notify: Callable[[str], None], timings: Timings
-) -> Ended:
+def run_command(words: Sequence[str], interrupts: Interrupts, timings: Timings) -> Ended:
     """Run the command, pass on to it what is sent to us, and return when it has ended.
 
-    *notify* gets a line when its end has to be hastened. Raises `CannotRunError`.
+    Raises `CannotRunError`.
     """
     if os.name == "nt":
         from portfree._cli.child_windows import run_on_windows  # subprocess: 4 ms
 
-        return run_on_windows(words, interrupts, notify, timings)
+        return run_on_windows(words, interrupts, timings)
     adopted = _Adopted() if interrupts.adopts else None
-    command = _Command(words, interrupts, notify, timings)
+    command = _Command(words, interrupts, timings)
     while True:
         got = _next_signal(interrupts.watched, min(command.seconds_left(), _LOOK_AGAIN))
         if got is not None and got.number != signal.SIGCHLD:
@@ -67,14 +66,8 @@ def run_command(
 class _Command:
     """The command, as our child, and how it is brought to its end when we are asked to end."""
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        interrupts: Interrupts,
-        notify: Callable[[str], None],
-        timings: Timings,
-    ) -> None:
-        self._name, self._notify, self._timings = words[0], notify, timings
+    def __init__(self, words: Sequence[str], interrupts: Interrupts, timings: Timings) -> None:
+        self._name, self._timings = words[0], timings
         self._asked = self._late = False  # we were asked to end; its time for that is over
         self._until = math.inf
         self._steps = [signal.SIGTERM, signal.SIGKILL]
@@ -136,11 +129,11 @@ class _Command:
     def hasten(self) -> Ended | None:
         """Its time is over: take the next step; if there is none, it counts as ended."""
         if not self._steps:
-            self._notify("the command could not be killed")
+            tell("the command could not be killed")
             return Ended(128 + signal.SIGKILL, hurried=True)
         self._late = True
         step = self._steps.pop(0)
-        self._notify(f"the command goes on: {step.name}")
+        tell(f"the command goes on: {step.name}")
         self._send(step)
         self._send(signal.SIGCONT)  # a stopped process gets no other signal before
         self._until = time.monotonic() + self._timings.urgent
@@ -155,7 +148,7 @@ class _Command:
                     return
             os.kill(self.pid, number)
         except PermissionError:  # sudo, say
-            self._notify(
+            tell(
                 f"{signal.Signals(number).name} could not be passed on: {self._name} (pid "
                 f"{self.pid}) runs as another user"
             )
@@ -208,31 +201,24 @@ def adoption() -> Iterator[bool]:
     So a daemon that has wiped its environment, and left its session, still descends from the run
     that it was started in. False where the system knows no such thing: then it goes without.
     """
-    before = _set_subreaper(1)
-    try:
-        yield before is not None or (sys.platform == "linux" and os.getpid() == 1)
-    finally:
-        if before is not None:
-            _set_subreaper(before)
-
-
-def _set_subreaper(value: int) -> int | None:
-    """Set whether we are a child subreaper; what it was before, or None where it cannot be set."""
     if sys.platform != "linux":
-        return None
-    try:
+        yield False
+        return
+    done = False
+    # No ctypes, no C library to load, or no memory that it may write code to.
+    with suppress(ImportError, OSError, AttributeError, MemoryError):
         import ctypes
 
-        prctl = ctypes.CDLL(None).prctl
-    except (ImportError, OSError, AttributeError, MemoryError):
-        return None  # no ctypes, no C library to load, or no memory that it may write code to
-    before = ctypes.c_int()
-    nothing = (ctypes.c_ulong(),) * 3
-    done = (
-        prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), *nothing) == 0
-        and prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(value), *nothing) == 0
-    )
-    return before.value if done else None
+        prctl, before, nothing = ctypes.CDLL(None).prctl, ctypes.c_int(), (ctypes.c_ulong(),) * 3
+        done = (
+            prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), *nothing) == 0
+            and prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), *nothing) == 0
+        )
+    try:
+        yield done or os.getpid() == 1
+    finally:
+        if done:
+            prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(before.value), *nothing)
 
 
 class _Adopted:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from portfree._cli.options import Options, options_parser, read, request
+from portfree._cli.options import options_parser, read, request
 from portfree._core.free import free
 from portfree._output.console import in_color, tell, write, write_error
 from portfree._output.text import as_text
@@ -46,12 +46,6 @@ examples:
 """
 
 
-class _Options(Options):
-    json = False
-    sudo = False
-    version = False
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words and return its exit code.
 
@@ -80,7 +74,7 @@ def _free(words: Sequence[str]) -> int:
     if command and not command[0].startswith(("-", *"0123456789")):
         kept = [word for word in words if word not in ("--dry-run", "--json", "--sudo")]
         raise PortfreeError(f"to run a command, write: portfree run {shlex.join(kept)}")
-    options = read(words, _Options(), _parser)
+    options = read(words, _parser)
     if options.help:
         return _print(_parser().format_help().rstrip())
     if options.version:

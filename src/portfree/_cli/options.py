@@ -6,7 +6,7 @@ Words that are all ports need no parser.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from portfree._core import settings
 from portfree._core.ports import parse_ports
@@ -16,11 +16,9 @@ from portfree.model import ON_BUSY, SCOPES, Leaks, OnBusy, Request, Scope
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-_T = TypeVar("_T", bound="Options")
-
 
 class Options:
-    """What the command line says; these are the values where it says nothing."""
+    """What either command line says; these are the values where it says nothing."""
 
     ports: Sequence[str] = ()
     scope: Scope | None = None
@@ -30,11 +28,16 @@ class Options:
     leaks: Leaks | None = None
     dry_run = False
     quiet = False
+    json = False
+    sudo = False
+    report: str | None = None
+    version = False
     help = False
 
 
-def read(words: Sequence[str], options: _T, parser: Callable[[], ArgumentParser]) -> _T:
-    """Fill in the options, with a parser only if it takes one."""
+def read(words: Sequence[str], parser: Callable[[], ArgumentParser]) -> Options:
+    """The options that the words say, with a parser only if it takes one."""
+    options = Options()
     if words and not any(word.startswith("-") for word in words):
         options.ports = words  # nothing but ports, as mostly: argparse would be a tenth of the time
         return options

@@ -25,7 +25,7 @@ from portfree._cli.interrupts import (
     Timings,
     die_of,
 )
-from portfree._cli.options import Options, choices, options_parser, read, request
+from portfree._cli.options import choices, options_parser, read, request
 from portfree._core.free import free
 from portfree._output.console import in_color, tell, write, write_error
 from portfree._output.json import run_as_json
@@ -68,12 +68,6 @@ _ELSEWHERE = {
 }
 
 
-class _Options(Options):
-    """What the command line says, up to ``--``."""
-
-    report: str | None = None
-
-
 def main(words: Sequence[str], timings: Timings = TIMINGS, *, entry: bool = False) -> int:
     """Run ``portfree run`` with these words and return its exit code.
 
@@ -84,7 +78,7 @@ def main(words: Sequence[str], timings: Timings = TIMINGS, *, entry: bool = Fals
         for word in words[:end]:
             if hint := _ELSEWHERE.get(word):
                 raise PortfreeError(f"portfree run has no {word}: {hint}")
-        options = read(words[:end], _Options(), _parser)
+        options = read(words[:end], _parser)
         if options.help:
             write(_parser().format_help().rstrip())
             return 0
@@ -174,7 +168,7 @@ def guarded(command: Sequence[str], run: Run, timings: Timings) -> Ended:
     with adoption() as adopts, Interrupts(adopts=adopts) as interrupts:
         run.open()
         try:
-            ended = run_command(command, interrupts, tell, timings)
+            ended = run_command(command, interrupts, timings)
         except CannotRunError:
             run.close()
             raise

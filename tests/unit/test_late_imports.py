@@ -19,7 +19,7 @@ LATE: dict[tuple[str, str], str | float] = {
     ("_core/reading.py", "pwd"): "Windows has none",
     ("_system/common.py", "pwd"): "Windows has none",
     ("_plugins/tox3.py", "tox.exception"): "tox 4 has none",
-    ("_cli/interrupts.py", "resource"): "Windows has none",
+    ("_cli/child.py", "resource"): "Windows has none",
     # `portfree 8000` and free_ports(8000), on a port that is free
     ("_core/free.py", "portfree._core.loop"): 8.7,
     ("_cli/main.py", "portfree._cli.run"): 13.6,

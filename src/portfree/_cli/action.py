@@ -16,7 +16,6 @@ import re
 import secrets
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -28,7 +27,6 @@ from portfree._cli.interrupts import TIMINGS
 from portfree._cli.run import FAILED, guarded, write_report
 from portfree._cli.sudo import free_as_root, needs_sudo
 from portfree._core import pyproject, settings
-from portfree._core.context import Moment
 from portfree._core.free import free
 from portfree._core.ports import parse_ports
 from portfree._output.console import tell
@@ -150,20 +148,13 @@ def _asked(inputs: _Inputs) -> tuple[Request, bool]:
 
 def _free(request: Request, as_root: bool) -> tuple[Report, int]:  # noqa: FBT001
     """Free the ports, in a hurry once the step is cancelled; the report and the exit code."""
-    work = _free_as_root if as_root else partial(free, notice=tell)
+    # The runner would take some lines of stderr for commands.
+    work = partial(free_as_root, captured=True) if as_root else partial(free, notice=tell)
     try:
         report = work(request)
     except KeyboardInterrupt:
         return work(request._replace(wait=0.0, grace=_HURRY)), _CANCELLED
     return report, _BUSY if of_beginning(report).problems else _FREE
-
-
-def _free_as_root(request: Request, moment: Moment | None = None) -> Report:
-    # The runner would take some lines of its stderr for commands.
-    report, said = free_as_root(request, moment, stderr=subprocess.PIPE)
-    if said:
-        print(said)  # noqa: T201
-    return report
 
 
 def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa: FBT001
@@ -181,7 +172,7 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
         ended = guarded(command, run, TIMINGS)
     if run.after is not None and not run.after.ok and as_root and not ended.cut_short:
         try:
-            after = _free_as_root(run.after.request, run.moment())
+            after = free_as_root(run.after.request, run.moment(), captured=True)
             run.after = FreePortsReport(*after)
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))

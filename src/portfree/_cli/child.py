@@ -63,6 +63,24 @@ def run_command(words: Sequence[str], interrupts: Interrupts, timings: Timings) 
             return ended
 
 
+def die_of(number: int) -> None:
+    """End our process by this signal, as it has ended the command; returns if we are init.
+
+    After Ctrl-C a shell goes on with its script where what it runs exits, even with 130: that it
+    has handled the signal itself (https://www.cons.org/cracauer/sigint.html).
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of SIGQUIT: our memory says nothing
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        signal.raise_signal(number)
+
+
 class _Command:
     """The command, as our child, and how it is brought to its end when we are asked to end."""
 

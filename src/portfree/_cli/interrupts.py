@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -68,24 +67,6 @@ class CannotRunError(PortfreeError):
         why = os.strerror(errno.ENOENT) if missing else error.strerror or error
         super().__init__(f"{command}: {why}")
         self.code = _NOT_FOUND if missing else _CANNOT_RUN
-
-
-def die_of(number: int) -> None:
-    """End our process by this signal, as it has ended the command; returns if we are init.
-
-    After Ctrl-C a shell goes on with its script where what it runs exits, even with 130: that it
-    has handled the signal itself (https://www.cons.org/cracauer/sigint.html).
-    """
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of SIGQUIT: our memory says nothing
-        signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-        signal.raise_signal(number)
 
 
 class Interrupts:

@@ -86,7 +86,7 @@ def _free(words: Sequence[str]) -> int:
         from portfree._cli.sudo import free_as_root, needs_sudo  # subprocess: 6 ms
 
         if needs_sudo():
-            report, _ = free_as_root(asked)
+            report = free_as_root(asked)
     if report is None:
         report = free(asked, notice=None if options.quiet else tell)
     written = _FREE

@@ -15,16 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from portfree._cli.child import adoption, run_command
-from portfree._cli.interrupts import (
-    KEYS,
-    TIMINGS,
-    CannotRunError,
-    Ended,
-    Interrupts,
-    Timings,
-    die_of,
-)
+from portfree._cli.child import adoption, die_of, run_command
+from portfree._cli.interrupts import KEYS, TIMINGS, CannotRunError, Ended, Interrupts, Timings
 from portfree._cli.options import choices, options_parser, read, request
 from portfree._core.free import free
 from portfree._output.console import in_color, tell, write, write_error

@@ -36,18 +36,19 @@ def needs_sudo() -> bool:
 
 
 def free_as_root(
-    request: Request, moment: Moment | None = None, *, stderr: int | None = None
-) -> tuple[Report, str]:
-    """The report of `free`, done by root, and what root's process has said on stderr.
+    request: Request, moment: Moment | None = None, *, captured: bool = False
+) -> Report:
+    """The report of `free`, done by root.
 
-    *stderr*: as `subprocess` has it (default: that process says it itself). Raises `PortfreeError`
-    if sudo refuses or asks for a password.
+    *captured*: what root's process says on stderr is printed by ours, when it has ended. Raises
+    `PortfreeError` if sudo refuses or asks for a password.
     """
     name = key(request.surface, "sudo")
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parents[2]))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
     asked = request._asdict() | {"ports": list(map(str, request.ports))}
     when = moment and moment._asdict() | {"quiet": list(map(str, moment.quiet))}
+    stderr = subprocess.PIPE if captured else None
     question = json.dumps([asked, when]).encode()
     try:
         check = subprocess.run(
@@ -67,8 +68,9 @@ def free_as_root(
         )
     if done.returncode != 0:
         raise PortfreeError(f"{name}: {_last_line(done.stderr or b'') or 'it failed'}")
-    said = (done.stderr or b"").decode(errors="replace").strip()
-    return report_of(json.loads(done.stdout)), said
+    if said := (done.stderr or b"").decode(errors="replace").strip():
+        print(said)  # noqa: T201
+    return report_of(json.loads(done.stdout))
 
 
 def _last_line(said: bytes) -> str:

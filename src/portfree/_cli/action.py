@@ -285,9 +285,7 @@ def _set_outputs(**values: str) -> None:
 
 def _append(variable: str, text: str) -> None:
     """Append to the file that this variable of the runner names."""
-    path = os.environ.get(variable)
-    if not path:
-        return
+    path = os.environ.get(variable) or os.devnull
     with suppress(OSError), open(path, "a", encoding="utf-8", newline="\n") as file:  # noqa: PTH123
         file.write(text)
 

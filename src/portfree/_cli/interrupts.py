@@ -6,10 +6,9 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from portfree.errors import PortfreeError
 
@@ -91,7 +90,7 @@ class Interrupts:
         self.asked: float | None = None
         """Windows: when Ctrl-Break came, with which a CI agent announces the end."""
         self._cleaning = False
-        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         # A handler is what makes SIGCHLD wait for us: BSD drops signals that nothing handles, and
@@ -123,7 +122,7 @@ class Interrupts:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_SETMASK, self.outside)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: object) -> None:  # noqa: ARG002
         if number == getattr(signal, "SIGBREAK", None) and self.asked is None:
             self.asked = time.monotonic()
         if number not in KEYS:

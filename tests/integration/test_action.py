@@ -20,7 +20,7 @@ from helpers.job import ROOT, SCRIPT, Job, leaking, mark
 from helpers.processes import accepts, needs_program, tcp, wait_until
 from helpers.reports import HOSTILE, cells
 from portfree import Port, PortfreeError
-from portfree._cli import action
+from portfree._cli import action, sudo
 from portfree.model import Request
 
 if TYPE_CHECKING:
@@ -348,27 +348,27 @@ def test_sudo_frees_as_root_and_runs_the_command_as_us(
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    sudo = programs / "sudo"
+    program = programs / "sudo"
     # -n --, and then what is run.
-    sudo.write_text('#!/bin/sh\necho "$1 $2" >"$0.called"\nshift 2\nexec "$@"\n')
-    sudo.chmod(sudo.stat().st_mode | stat.S_IXUSR)
+    program.write_text('#!/bin/sh\necho "$1 $2" >"$0.called"\nshift 2\nexec "$@"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     port = processes.free_port()
     server = processes.orphan(tcp(port), env=mark(processes))
     request = Request((Port(port),), scope="mine")
-    found = action._free_as_root(request)
+    found = sudo.free_as_root(request, captured=True)
     server.wait_gone()
     assert (tmp_path / "bin" / "sudo.called").read_text() == "-n --\n"
     assert (found.request, found.freed) == (request, (Port(port),))
 
-    sudo.write_text('#!/bin/sh\necho "sudo: a password is required" >&2\nexit 1\n')
+    program.write_text('#!/bin/sh\necho "sudo: a password is required" >&2\nexit 1\n')
     with pytest.raises(
         PortfreeError, match=r"^sudo: sudo: a password is required; run sudo -v first"
     ):
-        action._free_as_root(request)
+        sudo.free_as_root(request, captured=True)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PortfreeError, match=r"^sudo: sudo cannot be run"):
-        action._free_as_root(request)
+        sudo.free_as_root(request, captured=True)
 
 
 def test_a_failure_of_ours_keeps_no_command_from_running(

@@ -27,7 +27,7 @@ from helpers.processes import (
     tcp,
     wait_until,
 )
-from portfree._cli import child, child_windows, interrupts
+from portfree._cli import child_windows, interrupts
 from portfree._cli import run as _run_command
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> type[FakePopen]:
         "SIGUSR2",
     ):
         monkeypatch.delattr(signal, name)
-    monkeypatch.setattr(child, "_run_on_posix", child_windows.run_on_windows)
+    monkeypatch.setattr(_run_command, "run_command", child_windows.run_on_windows)
     return fresh
 
 

@@ -31,6 +31,7 @@ from helpers.schema import check
 from portfree import Report
 from portfree._cli import child, interrupts
 from portfree._cli import run as _run_command
+from portfree._cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -47,6 +48,8 @@ pytestmark = pytest.mark.usefixtures("project")
         (["true"], 0),
         (shell("exit 3"), 3),
         (shell("exit 255"), 255),
+        (shell("kill -INT $$"), -signal.SIGINT),
+        (shell("kill -QUIT $$"), -signal.SIGQUIT),
         (shell("kill -TERM $$"), 143),
         (shell("kill -KILL $$"), 137),
         (["/"], 126),
@@ -371,6 +374,9 @@ def test_it_leaves_the_calling_process_as_it_was(processes: Processes) -> None:
     assert state() == before
     assert _run_command.main([str(processes.free_port()), "--", "no-such-command"]) == 127
     assert state() == before
+    words = [str(processes.free_port()), "--", *shell("kill -INT $$")]
+    assert main(["run", *words]) == 128 + signal.SIGINT
+    assert state() == before
 
 
 def test_a_command_that_ends_unheard_has_ended_all_the_same(
@@ -378,7 +384,7 @@ def test_a_command_that_ends_unheard_has_ended_all_the_same(
 ) -> None:
     hear = child._next_signal
 
-    def deaf(watched: Collection[int], timeout: float | None) -> child._Signal | None:
+    def deaf(watched: Collection[int], timeout: float) -> child._Signal | None:
         # As where another thread has got it.
         got = hear(watched, timeout)
         return None if got is not None and got.number == signal.SIGCHLD else got

@@ -72,8 +72,7 @@ def test_the_ports_are_freed_after_a_signal(processes: Processes, number: signal
 
     running.send(number)
 
-    code = running.end()
-    assert code == 128 + number or (number == signal.SIGINT and code == 1)
+    assert running.end() == (-number if number == signal.SIGINT else 128 + number)
     assert is_free(port)
 
 
@@ -102,7 +101,7 @@ def test_without_a_terminal_all_that_the_command_has_started_is_told(
     recorder.wait_for("SIGINT")
     running.send(signal.SIGUSR1)
 
-    assert running.end() in (9, 128 + signal.SIGINT, 128 + signal.SIGUSR1)
+    assert running.end() in (9, -signal.SIGINT, 128 + signal.SIGUSR1)
     assert recorder.signals == ["SIGINT", "SIGUSR1"]
 
 
@@ -218,7 +217,7 @@ def test_the_second_control_c_counts_from_the_start(processes: Processes) -> Non
     running.wait_for("waiting for")
     running.type("\x03")
 
-    assert running.end() == 130
+    assert running.end() == -signal.SIGINT
     assert "once more" not in running.output
     assert f"the cleanup was cut short: {port}/tcp is held by " in running.output
 
@@ -251,6 +250,39 @@ def test_a_shell_stops_and_continues_it(processes: Processes, recorder: Recorder
 
     running.end()
     assert recorder.signals == ["SIGINT", "SIGUSR1"]
+
+
+@pytest.mark.parametrize("around", [[], portfree_run()], ids=["", "portfree run"])
+def test_control_c_ends_a_loop_of_a_shell(processes: Processes, around: list[str]) -> None:
+    ports = [str(processes.free_port()) for _ in range(2)]
+    command = shlex.join([*portfree_run(), ports[0], "--", *shell("echo up; exec sleep 1000")])
+    loop = ["bash", "-c", f"while :; do {command}; done"]
+    program = [*around, ports[1], "--", *loop] if around else loop
+    running = Running(processes, [], program=program, terminal=True)
+    running.wait_for("up")
+
+    running.type("\x03")
+
+    assert running.end() == -signal.SIGINT
+    assert running.output.count("up") == 1
+
+
+@pytest.mark.skipif(
+    Path("/proc/sys/kernel/core_pattern").read_bytes().startswith(b"|"),
+    reason="a program takes every core",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_shell_sees_the_signal_of_the_command_and_no_core(
+    processes: Processes, number: signal.Signals
+) -> None:
+    command = shell(f"ulimit -c 0; kill -{number.name[3:]} $$")
+    words = shlex.join([*portfree_run(), str(processes.free_port()), "--", *command])
+    script = f"ulimit -c $(ulimit -Hc); {words}; echo code=$?"
+    running = Running(processes, [], program=["bash", "-c", script])
+
+    assert running.end() == 0
+    assert running.output.endswith(f"code={128 + number}\n")
+    assert "dumped" not in running.output
 
 
 # Together

@@ -16,18 +16,17 @@ import re
 import secrets
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from portfree._cli.interrupts import TIMINGS
-from portfree._cli.run import FAILED, Show, guarded
+from portfree._cli.run import FAILED, guarded, write_report
 from portfree._cli.sudo import free_as_root, needs_sudo
 from portfree._core import pyproject, settings
-from portfree._core.context import Moment
 from portfree._core.free import free
 from portfree._core.ports import parse_ports
 from portfree._output.console import tell
@@ -59,11 +58,8 @@ def main() -> int:
     sys.stdout = sys.stderr = log
     inputs = _Inputs.take(os.environ)
     try:
-        if inputs.working_directory:
-            _enter(inputs.working_directory)
-        request = _request(inputs, hosted=os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted")
-        as_root = _is_true(inputs.sudo) and needs_sudo()
-        done = _around(inputs, request, as_root) if inputs.run else _now(request, as_root)
+        request, as_root = _asked(inputs)
+        done = _around(inputs, request, as_root) if inputs.run else _Done(*_free(request, as_root))
     except KeyboardInterrupt:
         log.command("error", "cancelled")
         code = _CANCELLED
@@ -116,48 +112,49 @@ class _Inputs(NamedTuple):
 class _Done(NamedTuple):
     """What the step has found and done."""
 
-    code: int
     before: Report
+    code: int
     run: Run | None = None
     why: str = ""
     """Why a command that has succeeded is no success."""
 
 
-def _request(inputs: _Inputs, *, hosted: bool) -> Request:
-    """What is asked for. What the inputs do not say the configuration does, then the defaults."""
+def _asked(inputs: _Inputs) -> tuple[Request, bool]:
+    """What is asked for, and whether root is to do it.
+
+    What the inputs do not say the configuration does, then the defaults.
+    """
+    try:
+        os.chdir(inputs.working_directory or ".")
+    except OSError as error:
+        raise PortfreeError(
+            f"working-directory is {shown(inputs.working_directory)}: {error.strerror}"
+        ) from error
+    hosted = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
     texts = {name: value or None for name, value in inputs._asdict().items()}
-    times = {name: settings.number(texts[name]) for name in ("grace", "wait")}
-    return settings.request(
+    request = settings.request(
         "action",
         parse_ports(inputs.ports) if inputs.ports else (),
-        texts | times,
+        texts | {name: settings.number(texts[name]) for name in ("grace", "wait")},
         pyproject.load("."),
         scope="mine" if hosted else "orphans",
         on_busy="fail",
     )
+    sudo = inputs.sudo.lower()
+    if sudo not in ("", "true", "false"):
+        raise PortfreeError(f"sudo is {shown(inputs.sudo)}: choose one of true, false")
+    return request, sudo == "true" and needs_sudo()
 
 
-def _enter(folder: str) -> None:
+def _free(request: Request, as_root: bool) -> tuple[Report, int]:  # noqa: FBT001
+    """Free the ports, in a hurry once the step is cancelled; the report and the exit code."""
+    # The runner would take some lines of stderr for commands.
+    work = partial(free_as_root, captured=True) if as_root else partial(free, notice=tell)
     try:
-        os.chdir(folder)
-    except OSError as error:
-        raise PortfreeError(f"working-directory is {shown(folder)}: {error.strerror}") from error
-
-
-def _is_true(word: str) -> bool:
-    if word.lower() in ("", "true", "false"):
-        return word.lower() == "true"
-    raise PortfreeError(f"sudo is {shown(word)}: choose one of true, false")
-
-
-# --- the work ------------------------------------------------------------------------------------
-
-
-def _now(request: Request, as_root: bool) -> _Done:  # noqa: FBT001
-    """Free the ports."""
-    report, cancelled = _first(request, as_root)
-    busy = bool(of_beginning(report).problems)
-    return _Done(_CANCELLED if cancelled else _BUSY if busy else _FREE, report)
+        report = work(request)
+    except KeyboardInterrupt:
+        return work(request._replace(wait=0.0, grace=_HURRY)), _CANCELLED
+    return report, _BUSY if of_beginning(report).problems else _FREE
 
 
 def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa: FBT001
@@ -166,42 +163,21 @@ def _around(inputs: _Inputs, request: Request, as_root: bool) -> _Done:  # noqa:
         prefix="portfree-run-", dir=os.environ.get("RUNNER_TEMP"), ignore_cleanup_errors=True
     ) as folder:
         command = _script(inputs.shell, inputs.run, Path(folder))
-        before, cancelled = _first(request, as_root)
-        if cancelled or of_beginning(before).problems:
+        before, code = _free(request, as_root)
+        if code != _FREE:
             tell("the command was not started")
-            return _Done(_CANCELLED if cancelled else FAILED, before)
+            return _Done(before, FAILED if code == _BUSY else code)
         _details("before the command", before)
         run = Run(before, notice=tell)
-        code, cut_short = guarded(command, run, TIMINGS)
-    if run.after is not None and not run.after.ok and as_root and not cut_short:
+        ended = guarded(command, run, TIMINGS)
+    if run.after is not None and not run.after.ok and as_root and not ended.cut_short:
         try:
-            after = _free_as_root(run.after.request, run.moment())
+            after = free_as_root(run.after.request, run.moment(), captured=True)
             run.after = FreePortsReport(*after)
         except PortfreeError as error:  # the command has run, and its end is what counts
             tell(str(error))
-    why = run.conclusion().why(", and ") if code == 0 else ""
-    return _Done(FAILED if why else code, before, run, why)
-
-
-def _first(request: Request, as_root: bool) -> tuple[Report, bool]:  # noqa: FBT001
-    """Free the ports. If the step is cancelled meanwhile: in a hurry, and say that it was."""
-    work = _free_as_root if as_root else _free
-    try:
-        return work(request), False
-    except KeyboardInterrupt:
-        return work(request._replace(wait=0.0, grace=_HURRY)), True
-
-
-def _free(request: Request) -> Report:
-    return free(request, notice=tell)
-
-
-def _free_as_root(request: Request, moment: Moment | None = None) -> Report:
-    # The runner would take some lines of its stderr for commands.
-    report, said = free_as_root(request, moment, stderr=subprocess.PIPE)
-    if said:
-        print(said)  # noqa: T201
-    return report
+    why = run.conclusion().why(", and ") if ended.code == 0 else ""
+    return _Done(before, FAILED if why else ended.code, run, why)
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -219,7 +195,19 @@ _SHELLS = {
 
 def _script(shell: str, text: str, folder: Path) -> list[str]:
     """Write the command into a file, and say how its shell is started, as the runner would."""
-    template, suffix = _shell(shell)
+    if shell in _SHELLS:
+        template, suffix = _SHELLS[shell]
+    elif shell:
+        if "{0}" not in shell:
+            raise PortfreeError(
+                f"shell is {shown(shell)}: choose one of {', '.join(_SHELLS)}, or write a "
+                "command with {0} where its script belongs"
+            )
+        template, suffix = shell, _SHELLS.get(shell.split()[0], ("", ""))[1]
+    elif os.name == "nt":  # what a step without `shell` gets: there bash comes without pipefail
+        template, suffix = _SHELLS["pwsh" if shutil.which("pwsh") else "powershell"]
+    else:
+        template, suffix = ("bash -e {0}" if shutil.which("bash") else "sh -e {0}"), ".sh"
     if suffix == ".ps1":
         text = (
             "$ErrorActionPreference = 'stop'\n"
@@ -235,24 +223,6 @@ def _script(shell: str, text: str, folder: Path) -> list[str]:
     if os.name == "nt":
         template = template.replace("\\", "\\\\")
     return [word.replace("{0}", str(path)) for word in shlex.split(template)]
-
-
-def _shell(shell: str) -> tuple[str, str]:
-    """How the shell is started, and what the name of its script ends with."""
-    if not shell:
-        # What a step without `shell` gets: there bash comes without pipefail.
-        if os.name == "nt":
-            return _SHELLS["pwsh" if shutil.which("pwsh") else "powershell"]
-        return ("bash -e {0}" if shutil.which("bash") else "sh -e {0}"), ".sh"
-    if shell in _SHELLS:
-        return _SHELLS[shell]
-    program = shell.split()[0]
-    if "{0}" not in shell:
-        raise PortfreeError(
-            f"shell is {shown(shell)}: choose one of {', '.join(_SHELLS)}, or write a "
-            "command with {0} where its script belongs"
-        )
-    return shell, _SHELLS.get(program, ("", ""))[1]
 
 
 # --- what is said --------------------------------------------------------------------------------
@@ -285,32 +255,26 @@ def _tell(log: _Log, done: _Done) -> None:
         tell(f"the command has succeeded, but {done.why}")
     if end.shown or end.leaks or end.warnings or not before.ok or before.freed:
         _append("GITHUB_STEP_SUMMARY", as_markdown(before, after, end.leaks))
+    path = ""
+    try:
+        descriptor, path = tempfile.mkstemp(
+            prefix="portfree-report-", suffix=".json", dir=os.environ.get("RUNNER_TEMP")
+        )
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
+            write_report(file, before, run, code=done.code)
+    except OSError as error:
+        tell(f"the report could not be written: {error.strerror}")
     reports = [report for report in (before, after) if report is not None]
     _set_outputs(
         ok="true" if all(report.ok for report in reports) else "false",
         freed=_listed(port for report in reports for port in report.freed),
         busy=_listed(port for report in reports for port in report.busy),
-        report=_save(done),
+        report=path,
     )
 
 
 def _listed(ports: Iterable[Port]) -> str:
     return " ".join(dict.fromkeys(map(str, ports)))
-
-
-def _save(done: _Done) -> str:
-    """Write the report, in the form that ``portfree run --report`` has; its path."""
-    try:
-        descriptor, path = tempfile.mkstemp(
-            prefix="portfree-report-", suffix=".json", dir=os.environ.get("RUNNER_TEMP")
-        )
-    except OSError as error:
-        tell(f"the report could not be written: {error.strerror}")
-        return ""
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
-        show = Show(quiet=True, file=file)
-        show.json(done.before, done.run, code=done.code)
-    return path
 
 
 def _set_outputs(**values: str) -> None:
@@ -321,9 +285,7 @@ def _set_outputs(**values: str) -> None:
 
 def _append(variable: str, text: str) -> None:
     """Append to the file that this variable of the runner names."""
-    path = os.environ.get(variable)
-    if not path:
-        return
+    path = os.environ.get(variable) or os.devnull
     with suppress(OSError), open(path, "a", encoding="utf-8", newline="\n") as file:  # noqa: PTH123
         file.write(text)
 

@@ -6,10 +6,9 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from portfree.errors import PortfreeError
 
@@ -17,16 +16,7 @@ from portfree.errors import PortfreeError
 _CANNOT_RUN, _NOT_FOUND = 126, 127
 
 # What ends a process that does nothing about it, and is sent to make it do something.
-_PASSED_ON = (
-    "SIGINT",
-    "SIGTERM",
-    "SIGHUP",
-    "SIGQUIT",
-    "SIGALRM",
-    "SIGUSR1",
-    "SIGUSR2",
-    "SIGBREAK",
-)
+_PASSED_ON = ("INT", "TERM", "HUP", "QUIT", "ALRM", "USR1", "USR2", "BREAK")
 
 # What a key sends. Not SIGHUP: of a terminal that hangs up, only the session's leader is told.
 KEYS = frozenset(
@@ -35,7 +25,7 @@ KEYS = frozenset(
 
 
 class Timings(NamedTuple):
-    """What is left of the time when somebody asks us to end, in seconds.
+    """How much time is left when we are asked to end, in seconds.
 
     GitHub Actions cancels a step with SIGINT, SIGTERM 7.5 s later, and the end 2.5 s after that.
     """
@@ -55,26 +45,27 @@ class Ended(NamedTuple):
     """How the command ended."""
 
     code: int
+    signal: int = 0
+    """The one that has ended it; its code is 128 more."""
     hurried: bool = False
-    """Whether somebody has asked us to end, and will not wait for long."""
+    """Whether we were asked to end, and there is little time left."""
+    cut_short: bool = False
+    """Whether the cleanup after it was interrupted."""
 
 
 class CannotRunError(PortfreeError):
     """The command cannot be run."""
 
     def __init__(self, command: str, error: OSError) -> None:
-        missing = error.errno == errno.ENOENT or not _is_on_path(command)
+        # Of a folder on the path that may not be read, execvp(3) says EACCES, whatever it looks
+        # for. os.path takes such a folder for one without the file, where Path raises.
+        missing = error.errno == errno.ENOENT or not (
+            os.path.dirname(command)  # noqa: PTH120
+            or any(os.path.lexists(os.path.join(folder, command)) for folder in os.get_exec_path())  # noqa: PTH118
+        )
         why = os.strerror(errno.ENOENT) if missing else error.strerror or error
         super().__init__(f"{command}: {why}")
         self.code = _NOT_FOUND if missing else _CANNOT_RUN
-
-
-def _is_on_path(command: str) -> bool:
-    """Whether there is such a file; a folder that may not be read has execvp(3) say EACCES."""
-    # os.path takes a folder that may not be read for one without, where Path raises.
-    if os.path.dirname(command):  # noqa: PTH120
-        return True
-    return any(os.path.lexists(os.path.join(folder, command)) for folder in os.get_exec_path())  # noqa: PTH118
 
 
 class Interrupts:
@@ -88,7 +79,7 @@ class Interrupts:
     def __init__(self, *, adopts: bool = False) -> None:
         self.adopts = adopts
         """Whether what loses its parent below us becomes our child, so that SIGCHLD tells of it."""
-        numbers = (getattr(signal, name, None) for name in _PASSED_ON)
+        numbers = (getattr(signal, f"SIG{name}", None) for name in _PASSED_ON)
         self.watched = frozenset(
             number for number in numbers if number and signal.getsignal(number) != signal.SIG_IGN
         )
@@ -99,15 +90,15 @@ class Interrupts:
         self.asked: float | None = None
         """Windows: when Ctrl-Break came, with which a CI agent announces the end."""
         self._cleaning = False
-        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        # A handler is what makes SIGCHLD wait for us: BSD drops signals that nobody handles, and
+        # A handler is what makes SIGCHLD wait for us: BSD drops signals that nothing handles, and
         # children leave no exit code where our parent has had SIGCHLD ignored.
-        waited_for = {signal.SIGCHLD} if hasattr(signal, "SIGCHLD") else set()
+        handled = self.watched | ({signal.SIGCHLD} if hasattr(signal, "SIGCHLD") else set())
         if hasattr(signal, "pthread_sigmask"):
-            self.outside = signal.pthread_sigmask(signal.SIG_BLOCK, self.watched | waited_for)
-        for number in self.watched | waited_for:
+            self.outside = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+        for number in handled:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -119,7 +110,7 @@ class Interrupts:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """From now on a second Ctrl-C is a `KeyboardInterrupt`."""
+        """In this block a second Ctrl-C is a `KeyboardInterrupt`."""
         self._cleaning = True
         try:
             self._unblock()
@@ -131,7 +122,7 @@ class Interrupts:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_SETMASK, self.outside)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: object) -> None:  # noqa: ARG002
         if number == getattr(signal, "SIGBREAK", None) and self.asked is None:
             self.asked = time.monotonic()
         if number not in KEYS:

@@ -6,11 +6,12 @@ imported where it is needed.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from portfree._cli.options import Options, read, request
+from portfree._cli.options import options_parser, read, request
 from portfree._core.free import free
 from portfree._output.console import in_color, tell, write, write_error
 from portfree._output.text import as_text
@@ -18,8 +19,6 @@ from portfree.errors import PortfreeError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-
-    from portfree.model import Report
 
 # The exit codes. 130 is 128 + SIGINT, as a shell would say it.
 _FREE, _BUSY, _USAGE, _UNWRITTEN, _INTERRUPTED = 0, 1, 2, 3, 130
@@ -47,19 +46,16 @@ examples:
 """
 
 
-class _Options(Options):
-    json = False
-    sudo = False
-    version = False
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those of the process) and return its exit code."""
+    """Run the command with these words and return its exit code.
+
+    By default the words are those of the process, which then dies of Ctrl-C as its command did.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["run"]:
         from portfree._cli import run  # subprocess, tempfile and more: 15 ms
 
-        return run.main(words[1:])
+        return run.main(words[1:], entry=argv is None)
     try:
         return _free(words)
     except PortfreeError as error:
@@ -76,30 +72,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _free(words: Sequence[str]) -> int:
     command = words[words.index("--") + 1 :] if "--" in words else []
     if command and not command[0].startswith(("-", *"0123456789")):
-        from portfree._cli.parser import as_typed
-
         kept = [word for word in words if word not in ("--dry-run", "--json", "--sudo")]
-        raise PortfreeError(f"to run a command, write: portfree run {as_typed(kept)}")
-    options = read(words, _Options(), _parser)
+        raise PortfreeError(f"to run a command, write: portfree run {shlex.join(kept)}")
+    options = read(words, _parser)
     if options.help:
         return _print(_parser().format_help().rstrip())
     if options.version:
         from importlib.metadata import version  # 15 ms
 
         return _print(f"portfree {version('portfree')}")
-    asked = request(options)
+    asked, report = request(options), None
     if options.sudo:
         from portfree._cli.sudo import free_as_root, needs_sudo  # subprocess: 6 ms
 
         if needs_sudo():
-            report, _ = free_as_root(asked)
-            return _show(report, options)
-    return _show(free(asked, notice=None if options.quiet else tell), options)
+            report = free_as_root(asked)
+    if report is None:
+        report = free(asked, notice=None if options.quiet else tell)
+    written = _FREE
+    if options.json:
+        from portfree._output.json import as_json  # json: 3 ms
+
+        written = _print(as_json(report))
+    elif not options.quiet:
+        written = _print(as_text(report, color=in_color(sys.stdout)))
+    elif busy := tuple(outcome for outcome in report.outcomes if not outcome.ok):
+        write_error(as_text(report._replace(outcomes=busy), color=in_color(sys.stderr)))
+    return written if report.ok or asked.on_busy == "warn" else _BUSY
+
+
+def _print(text: str) -> int:
+    if failed := write(text):
+        tell(f"cannot write to stdout: {failed}")
+    return _UNWRITTEN if failed else _FREE
 
 
 def _parser() -> ArgumentParser:
-    from portfree._cli.parser import options_parser  # argparse: 8 ms
-
     parser = options_parser(
         "portfree",
         _HELP,
@@ -115,29 +123,3 @@ def _parser() -> ArgumentParser:
     add("-q", "--quiet", action="store_true", help="print nothing but the ports that stay busy")
     add("--version", action="store_true", help="print the version")
     return parser
-
-
-def _show(report: Report, options: _Options) -> int:
-    written = _FREE
-    if options.json:
-        from portfree._output.json import as_json  # json: 3 ms
-
-        written = _print(as_json(report))
-    else:
-        shown = tuple(o for o in report.outcomes if not (options.quiet and o.ok))
-        text = as_text(
-            report._replace(outcomes=shown),
-            color=in_color(sys.stderr if options.quiet else sys.stdout),
-        )
-        if not options.quiet:
-            written = _print(text)
-        elif shown:
-            write_error(text)
-    return written if report.ok or report.request.on_busy == "warn" else _BUSY
-
-
-def _print(text: str) -> int:
-    failed = write(text)
-    if failed:
-        tell(f"cannot write to stdout: {failed}")
-    return _UNWRITTEN if failed else _FREE

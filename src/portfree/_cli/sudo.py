@@ -14,24 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from portfree import model
 from portfree._core.advice import key
 from portfree._core.context import Moment
 from portfree._core.free import free
 from portfree._core.ports import parse_ports
 from portfree._output.console import tell
 from portfree.errors import PortfreeError
-from portfree.model import (
-    Advice,
-    Ending,
-    HolderReport,
-    Note,
-    Origin,
-    Outcome,
-    Port,
-    Report,
-    Request,
-    Verdict,
-)
+from portfree.model import Report, Request
 
 # Runs this package as root, wherever it is installed, and nothing else: -I keeps the current
 # directory, PYTHON* variables and the user's own site-packages off sys.path, and ours comes last.
@@ -46,18 +36,19 @@ def needs_sudo() -> bool:
 
 
 def free_as_root(
-    request: Request, moment: Moment | None = None, *, stderr: int | None = None
-) -> tuple[Report, str]:
-    """The report of `free`, done by root, and what root's process has said on stderr.
+    request: Request, moment: Moment | None = None, *, captured: bool = False
+) -> Report:
+    """The report of `free`, done by root.
 
-    *stderr*: as `subprocess` has it (default: that process says it itself). Raises `PortfreeError`
-    if sudo refuses or asks for a password.
+    *captured*: what root's process says on stderr is printed by ours, when it has ended. Raises
+    `PortfreeError` if sudo refuses or asks for a password.
     """
     name = key(request.surface, "sudo")
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parents[2]))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
     asked = request._asdict() | {"ports": list(map(str, request.ports))}
     when = moment and moment._asdict() | {"quiet": list(map(str, moment.quiet))}
+    stderr = subprocess.PIPE if captured else None
     question = json.dumps([asked, when]).encode()
     try:
         check = subprocess.run(
@@ -77,8 +68,9 @@ def free_as_root(
         )
     if done.returncode != 0:
         raise PortfreeError(f"{name}: {_last_line(done.stderr or b'') or 'it failed'}")
-    said = (done.stderr or b"").decode(errors="replace").strip()
-    return report_of(json.loads(done.stdout)), said
+    if said := (done.stderr or b"").decode(errors="replace").strip():
+        print(said)  # noqa: T201
+    return report_of(json.loads(done.stdout))
 
 
 def _last_line(said: bytes) -> str:
@@ -96,35 +88,34 @@ def answer() -> None:
 def report_of(found: Sequence[Any]) -> Report:
     """The report that JSON has made lists of."""
     (ports, *asked), outcomes, seconds = found
-    request = Request(tuple(Port(*port) for port in ports), *asked)
+    request = Request(tuple(model.Port(*port) for port in ports), *asked)
     return Report(request, tuple(map(_outcome, outcomes)), seconds)
 
 
-def _outcome(found: Sequence[Any]) -> Outcome:
-    port, status, ok, holders, notes, seconds = found
-    return Outcome(
-        Port(*port), status, ok, tuple(map(_holder, holders)), tuple(map(_note, notes)), seconds
-    )
+def _outcome(found: Sequence[Any]) -> model.Outcome:
+    port, status, ok, holders, found_notes, seconds = found
+    notes = [
+        model.Note(kind, text, instead, model.Advice(*advice) if advice else None, _ending(ending))
+        for kind, text, instead, advice, ending in found_notes
+    ]
+    built = tuple(map(_holder, holders))
+    return model.Outcome(model.Port(*port), status, ok, built, tuple(notes), seconds)
 
 
-def _holder(found: Sequence[Any]) -> HolderReport:
-    holder = HolderReport(*found)
+def _holder(found: Sequence[Any]) -> model.HolderReport:
+    holder = model.HolderReport(*found)
     action, rule, reason, instead, advice = holder.verdict
+    said = model.Advice(*advice) if advice else None
     return holder._replace(
         addresses=tuple(holder.addresses),
-        verdict=Verdict(action, rule, reason, instead, Advice(*advice) if advice else None),
+        verdict=model.Verdict(action, rule, reason, instead, said),
         ending=_ending(holder.ending),
-        origin=Origin(*holder.origin) if holder.origin else None,
+        origin=model.Origin(*holder.origin) if holder.origin else None,
     )
 
 
-def _note(found: Sequence[Any]) -> Note:
-    kind, text, instead, advice, ending = found
-    return Note(kind, text, instead, Advice(*advice) if advice else None, _ending(ending))
-
-
-def _ending(found: Sequence[Any] | None) -> Ending | None:
+def _ending(found: Sequence[Any] | None) -> model.Ending | None:
     if found is None:
         return None
     how, signals, seconds, error = found
-    return Ending(how, tuple(signals), seconds, error)
+    return model.Ending(how, tuple(signals), seconds, error)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 
 from helpers.fake_system import FakeSystem
-from helpers.figures import PROPERTY, Figures, table
 from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER
+from stress.support.figures import PROPERTY, Figures, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.processes import (
-    HERE,
     PATIENCE,
     Processes,
     Started,
@@ -39,14 +38,14 @@ from portfree import Outcome, free_ports
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from helpers.figures import Figures
     from portfree.model import Scope
+    from stress.support.figures import Figures
 
 GROUP = "crowds"
 
 pytestmark = pytest.mark.usefixtures("backend", "project")
 
-CROWD = HERE / "crowds.py"
+CROWD = Path(__file__).parent / "support" / "crowds.py"
 
 
 def crowd(

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
 
 import pytest
 
-from helpers.docker import Docker, started
 from helpers.processes import (
     NOBODY,
     Identity,
@@ -30,12 +29,13 @@ from helpers.processes import (
 )
 from portfree import Report
 from portfree.model import Scope
+from stress.support.docker import Docker, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from helpers.figures import Figures
     from portfree import HolderReport
+    from stress.support.figures import Figures
 
 GROUP = "containers"
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from helpers.figures import Figures
     from helpers.processes import Processes
     from portfree.model import Report
+    from stress.support.figures import Figures
 
 GROUP = "faults"
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers import pid_reuse
 from helpers.processes import (
     NOBODY,
     Identity,
@@ -38,15 +37,16 @@ from helpers.processes import (
     without,
 )
 from helpers.reports import how
+from stress.support import pid_reuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from helpers.figures import Figures
     from helpers.processes import Starved
     from portfree import Outcome
     from portfree.model import Scope
+    from stress.support.figures import Figures
 
 GROUP = "faults"
 

@@ -30,19 +30,27 @@ from hypothesis.stateful import (
 
 from helpers import fake_system
 from helpers.reports import how
-from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, SimProcess, Simulation, step
 from portfree._core import run_id
+from stress.support.simulation import (
+    NEVER_ASKED,
+    PORTS,
+    SOMEBODY,
+    Ask,
+    SimProcess,
+    Simulation,
+    step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from helpers.fake_system import Actor
-    from helpers.figures import Figures
-    from helpers.simulation import Bare, Behaviour, Kind, Place, Step
     from portfree._core.context import Phase
     from portfree._system.interface import Signal
     from portfree.model import HolderReport, Port, Report, Scope
+    from stress.support.figures import Figures
+    from stress.support.simulation import Bare, Behaviour, Kind, Place, Step
 
 GROUP = "model"
 

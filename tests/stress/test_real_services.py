@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import NOBODY, needs_program, needs_root, only, wait_until
-from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, holders, parameter
+from stress.support.real_servers import (
+    RunningServer,
+    ServerSpec,
+    Trial,
+    generate,
+    holders,
+    parameter,
+)
 
 if TYPE_CHECKING:
-    from helpers.figures import Figures
     from helpers.processes import Processes
+    from stress.support.figures import Figures
 
 GROUP = "zoo"
 

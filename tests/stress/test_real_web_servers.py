@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, parameter
+from stress.support.real_servers import RunningServer, ServerSpec, Trial, generate, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from helpers.figures import Figures
     from helpers.processes import Processes
+    from stress.support.figures import Figures
 
 GROUP = "zoo"
 

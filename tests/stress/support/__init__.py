@@ -1,1 +1,1 @@
-"""What several tests share."""
+"""What the stress tests share."""

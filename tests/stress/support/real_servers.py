@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     from _pytest.mark import ParameterSet
 
-    from helpers.figures import Figures
     from portfree.model import Scope
+    from stress.support.figures import Figures
 
 Left = Literal["orphan", "test", "attended", "terminal"]
 """How it was started: as an orphan, by a test whose pytest was killed since, or, so that it must be

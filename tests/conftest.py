@@ -91,7 +91,7 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Starts real processes, and clears away every one of them, whatever the test does."""
+    """Starts real processes, and kills every one of them in the end."""
     from helpers.processes import Processes  # which needs Linux, where tests/unit does not
 
     folder = tmp_path / "processes"

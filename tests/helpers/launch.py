@@ -28,7 +28,7 @@ READY = "STAGE_READY"
 
 
 def tell(**pids: int) -> None:
-    """Say who was started, each with the pid and the start ticks (proc(5), field 22)."""
+    """Say what was started, each with the pid and the start ticks (proc(5), field 22)."""
     if READY in os.environ:
         who = {role: (pid, start_ticks(pid)) for role, pid in pids.items()}
         os.write(int(os.environ[READY]), json.dumps(who).encode() + b"\n")
@@ -59,7 +59,7 @@ def orphan(command: list[str], *, own_session: bool) -> None:
 
 
 def attended(command: list[str]) -> NoReturn:
-    """Start the command and stay, also when it has ended: whoever wants may ask whether we live."""
+    """Start the command and stay, also when it has ended: a test may ask whether we live."""
     child = os.fork()
     if child == 0:
         become(command)
@@ -77,7 +77,7 @@ def terminal(command: list[str]) -> NoReturn:
     try:
         while os.read(master, 65536):
             pass
-    except OSError:  # EIO: nobody has the other end open any more
+    except OSError:  # EIO: no process has the other end open any more
         pass
     while True:
         signal.pause()

@@ -1,9 +1,9 @@
-"""A stage for real processes: start them, wait until they are what they claim, clear them away.
+"""Real processes for tests: start them, wait until they are ready, kill what is left of them.
 
 Nothing here waits for time. A process is ready when it says so on a pipe or when its port accepts
-a connection, and it is gone when /proc says so. What the stage started is found again by pid *and*
-start ticks, and by the value of `TOKEN` in its environment, which every descendant inherits: no
-process is ever looked for by its name, so several test runs can be on one machine at once.
+a connection, and it is gone when /proc says so. What a test has started is found again by pid *and*
+start ticks, and by the value of `TOKEN` in its environment, which every descendant inherits. No
+process is ever looked for by its name: several test runs may share a machine.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ SECCOMP_EXEC = HERE / "seccomp_exec.py"
 TOKEN = "STAGE_TOKEN"
 READY = "STAGE_READY"
 
-PATIENCE = 20.0
-"""Seconds until a condition is given up: for a machine under load, nobody waits that long else."""
+PATIENCE = 60.0
+"""Seconds until a test gives up: only a test that fails waits so long, whatever the load is."""
 
 NOBODY = 65534
-"""An unprivileged user who owns nothing else here."""
+"""An unprivileged user, which owns nothing else here."""
 
-# What tells a process where it was born, and must not leak from the run that tests portfree into
-# what it stages. TMUX and GITHUB_ would make a launcher or a CI job of us.
+# What tells a process where it was born, and must not reach the processes of a test from the run
+# that tests portfree. TMUX and GITHUB_ would make a launcher or a CI job of us.
 _LEAKS = frozenset({*MARKS, *CI_JOB_IDS, "SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"})
 _LEAKING = ("PORTFREE_", "NOX_", "TOX_", "PYTEST_", "TMUX", "GITHUB_", "RUNNER_")
 
@@ -61,7 +61,7 @@ _T = TypeVar("_T")
 
 
 class Start(TypedDict, total=False):
-    """The options of `Stage.start`."""
+    """The options of `Processes.start`."""
 
     cwd: Path | str | None
     env: Mapping[str, str] | None
@@ -181,7 +181,7 @@ def command_line(pid: int) -> list[str]:
 def environment(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or somebody else's
+    except OSError:  # gone, or another user's
         return b""
 
 
@@ -211,7 +211,7 @@ class Identity(NamedTuple):
         return self.stat is not None
 
     def send(self, number: signal.Signals) -> None:
-        """Signal this very process, or nobody."""
+        """Signal this very process, or none."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -233,7 +233,7 @@ class Identity(NamedTuple):
 
 def serve(*flags: str) -> list[str]:
     """The command line of one of our servers (servers.py)."""
-    # Without site: a staged server needs nothing installed, and starts twice as fast.
+    # Without site: our servers need nothing installed, and start twice as fast.
     return [sys.executable, "-S", str(SERVERS), *flags]
 
 
@@ -259,7 +259,7 @@ def http_server(port: int) -> list[str]:
 
 
 class Started:
-    """A process on the stage. The pids in `facts` are the ones that it knows itself by."""
+    """A process that a test has started. The pids in `facts` are as it sees them itself."""
 
     def __init__(self, lines: Lines, process: Identity, launcher: Identity | None) -> None:
         self._lines = lines
@@ -323,7 +323,7 @@ class Lines:
         chunk = os.read(self.descriptor, 65536) if ready else b""
         if not chunk:
             why = "it ended" if ready else f"nothing came in {PATIENCE:g} s"
-            pytest.fail(f"no {key!r} from a staged process: {why}\n{self._log.read_text()}")
+            pytest.fail(f"no {key!r} from the process: {why}\n{self._log.read_text()}")
         return chunk
 
 
@@ -343,7 +343,7 @@ class Call:
 
     def answer(self) -> Report | PortfreeError:
         try:
-            output, errors = self.process.communicate(timeout=2 * PATIENCE)
+            output, errors = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired as expired:
             pytest.fail(f"the call does not end: {expired.output!r} {expired.stderr!r}")
         self.errors += errors
@@ -372,12 +372,12 @@ class Processes:
     # Ports
 
     def free_port(self) -> int:
-        """A port that is free for TCP and UDP, and that no other stage here will take."""
+        """A port that is free for TCP and UDP, and that no other test here will take."""
         return self.free_ports(lambda port: (port,))[0]
 
     def free_ports(self, family: Callable[[int], Sequence[int]]) -> Sequence[int]:
         """The same, for a family of ports that belong together, made from the first one."""
-        # Below the range that outgoing connections take theirs from, and that nobody controls.
+        # Below the range that outgoing connections take theirs from at random.
         candidates = range(2000, 6500) if len(family(2000)) > 1 else range(20000, 30000)
         for first in random.sample(candidates, len(candidates)):
             with ExitStack() as reserved:
@@ -406,7 +406,7 @@ class Processes:
     # Processes
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Ours, without what tells of the run that we are in, and with the stage's mark."""
+        """Ours, without what tells of the run that we are in, and with our token."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -432,7 +432,7 @@ class Processes:
         log = self.folder / f"{secrets.token_hex(4)}.log"
         reader, writer = os.pipe()
         self._open.callback(os.close, reader)
-        # Coverage would measure the staged servers, which are no code of ours.
+        # Coverage would measure the servers, which are no code of ours.
         variables = {
             name: value
             for name, value in self.environment(env).items()
@@ -511,13 +511,13 @@ class Processes:
         return f"{element}.{namespace}" if namespace else element
 
     def members(self) -> Iterator[int]:
-        """Every process that has the stage's mark in its environment."""
+        """Every process that has our token in its environment."""
         mark = f"{TOKEN}={self.token}".encode()
         return (pid for pid in pids() if mark in environment(pid).split(b"\0"))
 
     def close(self) -> None:
         """Kill whatever is left, by identity, and wait until it is gone."""
-        wait_until(self._clear, "the stage is empty")
+        wait_until(self._clear, "all processes have ended")
         for process in self._children:
             process.wait(PATIENCE)
             for stream in (process.stdout, process.stderr):
@@ -537,8 +537,8 @@ class Processes:
     def _remember(self, pid: int | None) -> None:
         """Note a process to clear away, if it is ours.
 
-        In a pid namespace of its own a process knows itself by a number that is somebody else's
-        here, so only the mark proves that it is.
+        In a pid namespace of its own a process knows itself by a number that another process has
+        here, so only the token proves that it is.
         """
         if pid is None or f"{TOKEN}={self.token}".encode() not in environment(pid).split(b"\0"):
             return
@@ -574,7 +574,7 @@ def launch(mode: str, command: Sequence[str]) -> list[str]:
 
 
 def without(*what: str) -> list[str]:
-    """A prefix that takes something away from a command (handicap.py)."""
+    """A prefix that takes something away from a command (seccomp_exec.py)."""
     return [sys.executable, "-S", str(SECCOMP_EXEC), *what, "--"]
 
 
@@ -585,12 +585,12 @@ def _launched(mode: Mode, command: Sequence[str]) -> list[str]:
         case "orphan" | "adopted":
             return launch(mode, command)
         case "attended" | "terminal":
-            # Whoever looks after it is an orphan itself: nothing leads up to this test run.
+            # What looks after it is an orphan itself: nothing leads up to this test run.
             return launch("orphan", launch(mode, command))
 
 
 def _bind_everywhere(port: int) -> None:
-    """Raise OSError if anybody has the port, for TCP or UDP, on any address."""
+    """Raise OSError if the port is taken, for TCP or UDP, on any address."""
     for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         if family is socket.AF_INET6 and not has_ipv6():
             continue

@@ -1,10 +1,8 @@
-"""The servers that the tests stage: small, each with one habit that real ones have.
+"""Small servers for tests, each with one habit that real ones have.
 
 Run as a program (``python -S servers.py --tcp 127.0.0.1:8000 --ignore TERM``), never imported by a
-test. It imports little, so that a stage with ten servers stands in a fraction of a second.
-
-A server that is ready to be found writes one line of JSON to the descriptor that ``STAGE_READY``
-names: nobody has to sleep and hope.
+test. It imports little, so that ten servers start in a fraction of a second. A server that is ready
+writes one line of JSON to the descriptor that ``STAGE_READY`` names: no test has to sleep and hope.
 """
 
 from __future__ import annotations
@@ -43,10 +41,10 @@ RECORDED = {
 
 
 def tell(**facts: object) -> None:
-    """Say that we are ready, and what the stage should know."""
+    """Say that we are ready, and what the test should know."""
     descriptor = os.environ.get(READY)
     if descriptor is not None:
-        # The stage may have lost interest by the time that a supervisor starts us once more.
+        # The test may be over by the time that a supervisor starts us once more.
         with suppress(OSError):
             os.write(int(descriptor), json.dumps({"pid": os.getpid(), **facts}).encode() + b"\n")
 
@@ -200,7 +198,7 @@ def supervise(command: list[str]) -> NoReturn:
 
 
 def record(path: str) -> None:
-    """Write down every signal, and the pid of who sent it, before it does its work."""
+    """Write down every signal, and the pid of its sender, before it takes effect."""
     signal.pthread_sigmask(signal.SIG_BLOCK, RECORDED)
     file = Path(path).open("a", buffering=1)  # noqa: SIM115 - for as long as we live
 
@@ -228,7 +226,7 @@ def flicker(options: argparse.Namespace) -> NoReturn:
         if child:
             os.waitpid(child, 0)
         else:
-            with ExitStack() as held, suppress(OSError):  # somebody else has it
+            with ExitStack() as held, suppress(OSError):  # another process has it
                 for text in options.tcp:
                     held.enter_context(bind(text, socket.SOCK_STREAM, options)).listen()
                 for text in options.bound:
@@ -261,7 +259,7 @@ def storm(breadth: int) -> NoReturn:
 def wander(seconds: float) -> NoReturn:
     """Be another process every moment: leave the sockets to a child, and end.
 
-    After so many seconds it is over: by a pid nobody can get hold of it, not even the stage.
+    After so many seconds it ends: by a pid no test could get hold of it.
     """
     tell()
     until = time.monotonic() + seconds

@@ -226,7 +226,7 @@ def test_no_grace_at_all(processes: Processes, project: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["8000x", "0", "{port}-1", "{port}/sctp"])
 @one_backend
-def test_nobody_is_signalled_for_a_slip(processes: Processes, project: Path, spec: str) -> None:
+def test_nothing_is_signalled_for_a_slip(processes: Processes, project: Path, spec: str) -> None:
     port = processes.free_port()
     server = processes.orphan(tcp(port), cwd=project)
 

@@ -311,14 +311,14 @@ async def application(scope, receive, send):
 # Taken again
 
 
-def test_a_supervisor_that_somebody_looks_after_is_named_and_spared(
+def test_a_supervisor_that_is_looked_after_is_named_and_spared(
     processes: Processes, elsewhere: Path
 ) -> None:
     port = processes.free_port()
     started_one = processes.attended(supervisor(tcp(port)), cwd=elsewhere)
     first = started_one.server
 
-    # The scope covers the server, and nobody but the server.
+    # The scope covers the server, and nothing but the server.
     outcome = only(free_ports(port, scope="mine"))
 
     assert outcome.status == "busy"

@@ -1,7 +1,7 @@
-"""Many at once: calls, guarded runs, and everybody else who does something to the port meanwhile.
+"""Many at once: calls, guarded runs, and other programs that use the port meanwhile.
 
-What must hold whoever comes and goes: nobody is stopped wrongly, nobody hears of a busy port that
-is free, and nothing crashes.
+What must hold whatever comes and goes: no process is stopped wrongly, no call reports a busy port
+that is free, and nothing crashes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CROWD = Path(__file__).parent / "support" / "crowds.py"
 def crowd(
     processes: Processes, project: Path, members: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Let them all do what they want at once, and return what each of them says (crowd.py)."""
+    """Let them all do what they want at once, and return what each of them says (crowds.py)."""
     asked = [{"options": {}, **member} for member in members]
     process = subprocess.run(
         [sys.executable, str(CROWD), *map(json.dumps, asked)],
@@ -251,7 +251,7 @@ def test_a_server_that_is_another_process_every_moment(
 
         outcome = ask(port, figures, bystanders, grace=1.0)
 
-        # Whether somebody catches it is chance; but what is said must be so.
+        # Whether a look catches it is chance; but what is said must be so.
         if outcome.ok:
             assert is_free(port), outcome
         wait_until(partial(is_free, port), "it has come to its end")
@@ -275,7 +275,7 @@ def test_servers_that_come_and_go(
     for _ in range({"linux": (20, 2000), "portable": (2, 50)}[backend][long]):
         outcome = ask(f"{port}/{kind}", figures, bystanders, grace=1.0)
 
-        # Somebody may be seen for long enough, and is then rightly kept.
+        # One may be seen for long enough, and is then rightly kept.
         assert outcome.ok or outcome.holders or outcome.notes
         assert all(each.verdict.action == "keep" for each in outcome.holders)
 
@@ -332,14 +332,14 @@ def ask(
     grace: float,
     scope: Scope = "orphans",
 ) -> Outcome:
-    """One trial: call `free_ports`, and look whether it hit anybody or took too long."""
+    """One trial: call `free_ports`, and look whether it hit a bystander."""
     if os.environ["PORTFREE_BACKEND"] == "portable":
         grace *= 10  # psutil reads the sockets process by process: seconds, if there are thousands
     started = time.monotonic()
     outcome = only(free_ports(port, scope=scope, grace=grace))
     seconds = time.monotonic() - started
     hit = bystanders.hit()
-    # Whoever calls knows whether the port can be free at all.
+    # The caller knows whether the port can be free at all.
     figures.trial(seconds, wrong_stops=hit)
     assert not hit, outcome
     return outcome

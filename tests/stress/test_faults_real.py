@@ -1,7 +1,7 @@
 """What the machine can withhold, for real: files, memory, permissions, /proc, clocks, reapers.
 
-What must hold whatever is missing: nobody is stopped wrongly, nothing crashes, a port that cannot
-be had is never called free, and what is missing is said.
+What must hold whatever is missing: no process is stopped wrongly, nothing crashes, a port that is
+taken is never called free, and what is missing is said.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def test_a_directory_that_was_deleted(
     started = time.monotonic()
     done = subprocess.run(command, env=_environment(processes), capture_output=True, text=True)
     figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
-    # We are in no project, so nobody is an orphan of ours.
+    # We are in no project, so no process is an orphan of ours.
     assert done.returncode == 1, done.stderr
     (outcome,) = json.loads(done.stdout)["outcomes"]
     assert [each["verdict"]["rule"] for each in outcome["holders"]] == ["attended"]
@@ -276,7 +276,7 @@ def test_a_first_process_that_never_reaps(
 @needs_root
 @needs_namespace("--pid", "--fork", "--mount-proc")
 @portable_in_stress
-def test_a_pid_that_passes_to_somebody_else(
+def test_a_pid_that_passes_to_another_process(
     processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
     port = processes.free_port()

@@ -56,7 +56,7 @@ GROUP = "model"
 
 pytestmark = pytest.mark.usefixtures("unmarked")
 
-# For so long portfree tries a port that nobody is seen with, and settles all such ports then.
+# For so long portfree tries a port without a visible holder, and settles all such ports then.
 LAST_TRIES = 0.11
 
 # What is asked of the boundary when a call is under way: after any of these something may happen.
@@ -373,7 +373,7 @@ class Machine(RuleBasedStateMachine):
         false = self._false(report, before)
         false += [f"{port} was not freed" for port in due if not self._freed(report, port)]
         if dry_run and system.signals[before:]:
-            self.wrong.append("somebody was signalled in a dry run")
+            self.wrong.append("a signal was sent in a dry run")
         self.figures.trial(
             system.now() - ask.began, wrong_stops=len(self.wrong), false_reports=len(false)
         )
@@ -383,7 +383,7 @@ class Machine(RuleBasedStateMachine):
         assert not false, "; ".join(false)
 
     def _must_be_freed(self, ask: Ask) -> set[Port]:
-        """The ports that nobody has but plain orphans (or, in scope mine, servers of ours)."""
+        """The ports that only plain orphans have (or, in scope mine, servers of ours)."""
         simulation = self.simulation
         return {
             port
@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
     def _watch(self, ask: Ask, question: str) -> None:
         simulation = self.simulation
         if question == "owners":
-            # Judged by what is true now, somebody is signalled a moment later.
+            # A signal is sent a moment after the judgement.
             self.allowed |= {
                 b for b in simulation.processes if b.alive and not simulation.forbidden(b, ask)
             }
@@ -444,7 +444,7 @@ class Machine(RuleBasedStateMachine):
             if not seen:
                 false.append(f"{outcome.port} was not {outcome.status} at {at}")
             if outcome.status == "freed" and not outcome.holders:
-                false.append(f"{outcome.port} is freed, and from nobody")
+                false.append(f"{outcome.port} is freed, and has no holder")
             if outcome.status == "busy" and not (outcome.holders or outcome.notes):
                 false.append(f"{outcome.port} is busy, and nothing says why")
 

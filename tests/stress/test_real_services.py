@@ -1,4 +1,4 @@
-"""The services in the zoo: what tests talk to, and what saves its data if it is let."""
+"""Real services: what tests talk to, and what saves its data if it may."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from helpers.processes import Processes
     from stress.support.figures import Figures
 
-GROUP = "zoo"
+GROUP = "real servers"
 
 NGINX_CONF = """\
 worker_processes 2;
@@ -151,12 +151,12 @@ def test_it_is_freed(trial: Trial, processes: Processes, project: Path, figures:
 
 
 @needs_program(_script("supervisord"))
-def test_a_supervisor_that_somebody_looks_after_is_named(
+def test_a_supervisor_that_is_looked_after_is_named(
     processes: Processes, project: Path, figures: Figures
 ) -> None:
     foreground = replace(SUPERVISORD, command=[*SUPERVISORD.command, "--nodaemon"])
-    running = RunningServer(foreground, "attended", processes, project / "cage")
-    (supervisor,) = running.keepers
+    running = RunningServer(foreground, "attended", processes, project / "server")
+    (supervisor,) = running.ancestors
     who = f"supervisord (pid {supervisor.pid})"
 
     report = processes.call(running.port, cwd=project).report()

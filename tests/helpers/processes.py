@@ -21,6 +21,8 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -156,14 +158,7 @@ def stat(pid: int) -> Stat | None:
         return None
     # After the name, which stands in brackets and may hold anything, comes field 3.
     fields = text.rpartition(")")[2].split()
-    return Stat(
-        state=fields[0],
-        ppid=int(fields[1]),
-        session=int(fields[3]),
-        terminal=int(fields[4]),
-        threads=int(fields[17]),
-        start=int(fields[19]),
-    )
+    return Stat(fields[0], *(int(fields[at]) for at in (1, 3, 4, 17, 19)))
 
 
 def pids() -> list[int]:
@@ -212,17 +207,13 @@ class Identity(NamedTuple):
 
     def send(self, number: signal.Signals) -> None:
         """Signal this very process, or none."""
-        try:
+        with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if self.alive:
-                signal.pidfd_send_signal(descriptor, number)
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(descriptor)
+            try:
+                if self.alive:
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
 
     def wait_gone(self) -> None:
         wait_until(lambda: not self.alive, f"process {self.pid} ends")
@@ -261,13 +252,15 @@ def http_server(port: int) -> list[str]:
 class Started:
     """A process that a test has started. The pids in `facts` are as it sees them itself."""
 
-    def __init__(self, lines: Lines, process: Identity, launcher: Identity | None) -> None:
-        self._lines = lines
-        self.process = process
+    def __init__(self, descriptor: int, log: Path) -> None:
+        self.log = log
+        self.process = Identity(0, 0)
         """The process that was started: the server, or the shell or the supervisor around it."""
-        self.launcher = launcher
+        self.launcher: Identity | None = None
         """The process that looks after it, if one does."""
         self.facts: dict[str, Any] = {}
+        self._descriptor = descriptor
+        self._rest = b""
 
     @property
     def pid(self) -> int:
@@ -288,43 +281,30 @@ class Started:
 
     def wait_ready(self) -> None:
         """Wait until the server says (again, if a supervisor restarts it) that it is ready."""
-        self.facts = self._lines.read("pid")
+        self.facts = self.read("pid")
 
     def wait_launched(self) -> Identity:
         """Wait until a launch.py that it runs itself has started something."""
-        return Identity(*self._lines.read("launched")["launched"])
+        return Identity(*self.read("launched")["launched"])
 
     def wait_gone(self) -> None:
         self.process.wait_gone()
 
-
-class Lines:
-    """The lines of JSON that come through a pipe from everything that one start brought up."""
-
-    def __init__(self, descriptor: int, log: Path) -> None:
-        self.descriptor = descriptor
-        self._log = log
-        self._rest = b""
-
     def read(self, key: str) -> dict[str, Any]:
-        """The next line that has the *key*; lines that do not are skipped."""
-        while True:
+        """The next line of JSON that has the *key*, from the pipe that all of them write to."""
+        facts: dict[str, Any] = {}
+        while key not in facts:
             line, newline, rest = self._rest.partition(b"\n")
-            if not newline:
-                self._rest += self._more(key)
+            if newline:
+                facts, self._rest = json.loads(line), rest
                 continue
-            self._rest = rest
-            facts: dict[str, Any] = json.loads(line)
-            if key in facts:
-                return facts
-
-    def _more(self, key: str) -> bytes:
-        ready, _, _ = select.select([self.descriptor], [], [], PATIENCE)
-        chunk = os.read(self.descriptor, 65536) if ready else b""
-        if not chunk:
-            why = "it ended" if ready else f"nothing came in {PATIENCE:g} s"
-            pytest.fail(f"no {key!r} from the process: {why}\n{self._log.read_text()}")
-        return chunk
+            ready, _, _ = select.select([self._descriptor], [], [], PATIENCE)
+            chunk = os.read(self._descriptor, 65536) if ready else b""
+            if not chunk:
+                why = "it ended" if ready else f"nothing came in {PATIENCE:g} s"
+                pytest.fail(f"no {key!r} from the process: {why}\n{self.log.read_text()}")
+            self._rest += chunk
+        return facts
 
 
 class Call:
@@ -381,16 +361,13 @@ class Processes:
         candidates = range(2000, 6500) if len(family(2000)) > 1 else range(20000, 30000)
         for first in random.sample(candidates, len(candidates)):
             with ExitStack() as reserved:
-                if all(self._reserve(port, reserved) for port in family(first)):
+                if all(self.claim(port, reserved) for port in family(first)):
                     self._open.push(reserved.pop_all())
                     return family(first)
         raise AssertionError("no free port")
 
-    def claim(self, port: int) -> bool:
+    def claim(self, port: int, until: ExitStack | None = None) -> bool:
         """Reserve this very port, if it is free."""
-        return self._reserve(port, self._open)
-
-    def _reserve(self, port: int, until: ExitStack) -> bool:
         # An abstract socket (unix(7)) is a reservation that all users of the machine see, and that
         # ends with us however we end.
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -400,7 +377,7 @@ class Processes:
         except OSError:
             claim.close()
             return False
-        until.callback(claim.close)
+        (until or self._open).callback(claim.close)
         return True
 
     # Processes
@@ -433,15 +410,11 @@ class Processes:
         reader, writer = os.pipe()
         self._open.callback(os.close, reader)
         # Coverage would measure the servers, which are no code of ours.
-        variables = {
-            name: value
-            for name, value in self.environment(env).items()
-            if not name.startswith("COVERAGE_")
-        }
+        variables = _unmeasured(self.environment(env))
         try:
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    _launched(mode, command),
+                    launch(mode, command),
                     cwd=cwd or self.folder,
                     env={**variables, READY: str(writer)},
                     stdin=subprocess.DEVNULL,
@@ -452,15 +425,23 @@ class Processes:
         finally:
             os.close(writer)
         self._children.append(process)
-        lines = Lines(reader, log)
-        started_one = self._introduce(mode, process, lines)
+        started = Started(reader, log)
+        if mode == "child":
+            self._remember(process.pid)
+            started.process = Identity.of(process.pid)
+        else:
+            process.wait(PATIENCE)  # the launcher, which leaves what it started behind
+            said = started.read("launched" if mode in ("orphan", "adopted") else "launcher")
+            roles = {role: Identity(*which) for role, which in said.items()}
+            self._known.update(roles.values())
+            started.process, started.launcher = roles["launched"], roles.get("launcher")
         if listening is not None:
             wait_until(lambda: accepts(listening), f"{command[0]} listens on {listening}")
         elif any(str(SERVERS) in word for word in command):
-            started_one.wait_ready()
-        for pid in (started_one.facts.get("pid"), *started_one.facts.get("workers", ())):
+            started.wait_ready()
+        for pid in (started.facts.get("pid"), *started.facts.get("workers", ())):
             self._remember(pid)
-        return started_one
+        return started
 
     def orphan(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
         """A process that has lost its parent, and whose session's leader is gone."""
@@ -489,7 +470,7 @@ class Processes:
         if backend := os.environ.get("PORTFREE_BACKEND"):
             variables.setdefault("PORTFREE_BACKEND", backend)
         if uid is not None:  # who may not write down what was covered
-            variables = {k: v for k, v in variables.items() if not k.startswith("COVERAGE_")}
+            variables = _unmeasured(variables)
         process = subprocess.Popen(
             [*prefix, *calling(*ports, cwd=cwd, uid=uid, starved=starved, **options)],
             env=variables,
@@ -545,15 +526,9 @@ class Processes:
         with suppress(AssertionError):  # gone in the meantime
             self._known.add(Identity.of(pid))
 
-    def _introduce(self, mode: Mode, process: subprocess.Popen[bytes], lines: Lines) -> Started:
-        if mode == "child":
-            self._remember(process.pid)
-            return Started(lines, Identity.of(process.pid), None)
-        process.wait(PATIENCE)  # the launcher, which leaves what it started behind
-        facts = lines.read("launched" if mode in ("orphan", "adopted") else "launcher")
-        roles = {role: Identity(*who) for role, who in facts.items()}
-        self._known.update(roles.values())
-        return Started(lines, roles["launched"], roles.get("launcher"))
+
+def _unmeasured(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: said for name, said in variables.items() if not name.startswith("COVERAGE_")}
 
 
 def calling(
@@ -570,7 +545,11 @@ def calling(
 
 def launch(mode: str, command: Sequence[str]) -> list[str]:
     """The command line that starts a command in that way (launch.py)."""
-    return [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
+    if mode == "child":
+        return [*command]
+    launched = [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
+    # What looks after a command is an orphan itself: nothing leads up to this test run.
+    return launched if mode in ("orphan", "adopted") else launch("orphan", launched)
 
 
 def without(*what: str) -> list[str]:
@@ -578,29 +557,17 @@ def without(*what: str) -> list[str]:
     return [sys.executable, "-S", str(SECCOMP_EXEC), *what, "--"]
 
 
-def _launched(mode: Mode, command: Sequence[str]) -> list[str]:
-    match mode:
-        case "child":
-            return [*command]
-        case "orphan" | "adopted":
-            return launch(mode, command)
-        case "attended" | "terminal":
-            # What looks after it is an orphan itself: nothing leads up to this test run.
-            return launch("orphan", launch(mode, command))
-
-
 def _bind_everywhere(port: int) -> None:
     """Raise OSError if the port is taken, for TCP or UDP, on any address."""
-    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        if family is socket.AF_INET6 and not has_ipv6():
-            continue
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(family, kind) as sock:
-                if family is socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((any_address, port))
+    addresses = [(socket.AF_INET, "0.0.0.0"), *([(socket.AF_INET6, "::")] if has_ipv6() else [])]
+    for (family, address), kind in product(addresses, (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+        with socket.socket(family, kind) as sock:
+            if family is socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, port))
 
 
+@cache
 def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:

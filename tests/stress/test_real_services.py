@@ -210,7 +210,7 @@ def _was_shut_down(running: RunningServer) -> bool:
     port = running.processes.free_port()
     command = [running.filled(word.replace("$PORT", str(port))) for word in POSTGRES.command]
     again = running.processes.orphan(command, cwd=running.folder, listening=port)
-    log = again._lines._log
+    log = again.log
     ready = "ready to accept connections"
     wait_until(lambda: ready in log.read_text(), "PostgreSQL is up again")
     said = log.read_text()

@@ -272,7 +272,7 @@ class RunningServer:
         started_one = self.processes.start(
             "orphan" if left == "test" else left, command, cwd=cwd, env=env
         )
-        self._log = started_one._lines._log
+        self._log = started_one.log
         return started_one
 
     def _is_up(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
@@ -81,7 +81,7 @@ def test_it():
     signal.pause()  # it has gone to the background by itself
 """
 
-# The test of a pytest that has the port freed, and what notes how long that took.
+# The test of a pytest that has the port freed.
 _FREEING_TEST = """
 import socket
 
@@ -91,18 +91,6 @@ def test_the_port_is_ours():
         sock.bind(("127.0.0.1", {port}))
         sock.listen()
 """
-_CLOCK = """
-import pathlib, time
-import pytest
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionstart(session):
-    started = time.monotonic()
-    yield
-    seconds = time.monotonic() - started
-    pathlib.Path(__file__).with_name("seconds").write_text(str(seconds))
-"""
-
 # A client that keeps its connection whatever happens, and tells that it has an answer.
 _CLIENT = """
 import json, os, signal, socket, sys
@@ -234,10 +222,6 @@ class RunningServer:
         """What it has said."""
         return self._log.read_text(errors="replace")
 
-    def command(self) -> list[str]:
-        """Its command line."""
-        return [self.filled(word) for word in self.spec.command]
-
     def filled(self, text: str) -> str:
         """The text with our port and our folder."""
         return text.replace("$PORT", str(self.port)).replace("$FOLDER", str(self.folder))
@@ -264,7 +248,7 @@ class RunningServer:
         # What it writes down of itself does not concern the user who runs the tests.
         env = {"HOME": str(self.folder)}
         env |= {name: self.filled(value) for name, value in self.spec.env.items()}
-        command, cwd = self.command(), self.folder
+        command, cwd = [self.filled(word) for word in self.spec.command], self.folder
         if left == "test":
             test = self.folder.parent / f"test_{self.folder.name}.py"
             test.write_text(_STARTING_TEST.format(command=command, folder=str(self.folder)))
@@ -288,13 +272,11 @@ class Said(NamedTuple):
 
     ok: bool
     """Whether the port is free now."""
-    seconds: float
-    """How long the call took."""
     text: str
-    rules: Mapping[int, str] | None = None
-    """The rule that decided on each holder, by pid; the plugin has no place for that."""
-    signals: Mapping[int, Sequence[str]] | None = None
-    """What was sent to each of them."""
+    seconds: float = 0.0
+    """How long the call took, if it says so."""
+    holders: Sequence[dict[str, Any]] | None = None
+    """What is said of each holder, as in JSON; the plugin has no place for that."""
 
 
 class Trial(NamedTuple):
@@ -360,12 +342,16 @@ class Trial(NamedTuple):
         assert REASONS[rule].replace("$PORT", str(running.port)) in said.text, said.text
         if rule == "attended":
             assert f"started by {self.spec.launcher}" in said.text, said.text
-        if said.rules is not None:
-            assert {each.pid for each in running.holders} <= said.rules.keys(), said.text
-            assert {said.rules[each.pid] for each in running.roots} == {rule}, said.text
-        if said.signals is not None and rule not in KEEPING:
-            killed = any("SIGKILL" in said.signals[each.pid] for each in running.roots)
-            assert killed == self.spec.forced, said.text
+        if said.holders is not None:
+            told = {each["pid"]: each for each in said.holders}
+            assert {each.pid for each in running.holders} <= told.keys(), said.text
+            roots = [told[each.pid] for each in running.roots]
+            assert {each["verdict"]["rule"] for each in roots} == {rule}, said.text
+            if rule not in KEEPING:
+                killed = any(
+                    "SIGKILL" in (each["ending"] or {}).get("signals", ()) for each in roots
+                )
+                assert killed == self.spec.forced, said.text
 
 
 def generate(metafunc: pytest.Metafunc, specs: Iterable[ServerSpec]) -> None:
@@ -435,29 +421,19 @@ def _ask(way: Way, running: RunningServer, project: Path, scope: Scope) -> Said:
             assert done.returncode == (0 if said.ok else 1), done
             return said
         case "plugin":
-            folder = project / "freeing"
-            folder.mkdir()
-            (folder / "conftest.py").write_text(_CLOCK)
-            test = folder / "test_freeing.py"
+            test = project / "test_freeing.py"
             test.write_text(_FREEING_TEST.format(port=running.port))
             command = [*_pytest(running.port, test), f"--free-ports-scope={scope}"]
             done = _run(running.processes, command, project)
             ok = f"freed {running.port}/tcp" in done.stdout
             assert done.returncode == (0 if ok else 1), done
-            return Said(ok, float((folder / "seconds").read_text()), done.stdout)
+            return Said(ok, done.stdout)
 
 
 def _said(text: str) -> Said:
     report = json.loads(text)
     (outcome,) = report["outcomes"]
-    found = outcome["holders"]
-    return Said(
-        report["ok"],
-        report["seconds"],
-        text,
-        {each["pid"]: each["verdict"]["rule"] for each in found},
-        {each["pid"]: (each["ending"] or {}).get("signals", ()) for each in found},
-    )
+    return Said(report["ok"], text, report["seconds"], outcome["holders"])
 
 
 def _pytest(port: int, test: Path) -> list[str]:

@@ -17,12 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import (
-    PATIENCE,
-    Identity,
-    Processes,
-    wait_until,
-)
+from helpers.processes import PATIENCE, Identity, Processes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,22 +11,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
 from portfree._core.context import Moment, Phase
 from portfree._core.free import free
-from portfree._system.interface import (
-    Bind,
-    Environment,
-    Lock,
-    Owners,
-    Pin,
-    Process,
-    Signal,
-    Socket,
-    State,
-)
+from portfree._system.interface import Bind, Lock, Owners, Pin, Process, Signal, Socket
 from portfree.model import HolderReport, Outcome, Port, Report, Request, Scope
 
 # A survey looks twice, so long apart, before anybody is judged: the first signal comes then.
@@ -41,8 +33,7 @@ _BOOT = 1_000  # ticks that the machine has run when the first process of a test
 Event = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(NamedTuple):
     """A signal that was sent."""
 
     process: Process
@@ -84,8 +75,7 @@ class Actor:
 
     def takes(self, **seconds: float) -> Actor:
         """How long it takes to end after a signal: ``takes(TERM=0.3)``."""
-        for name, delay in seconds.items():
-            self.dies[_signal(name)] = delay
+        self.dies |= cast("dict[Signal, float]", seconds)
         return self
 
     def let_go(self) -> None:
@@ -102,17 +92,12 @@ class Actor:
             event()
 
 
-def _signal(name: str) -> Signal:
-    known: dict[str, Signal] = {"TERM": "TERM", "CONT": "CONT", "INT": "INT", "KILL": "KILL"}
-    return known[name]
-
-
 class FakePin:
     """A process held by its identity, as a pidfd holds it."""
 
-    def __init__(self, system: FakeSystem, server_process: Actor) -> None:
+    def __init__(self, system: FakeSystem, actor: Actor) -> None:
         self._system = system
-        self._actor = server_process
+        self._actor = actor
         system.open_pins.append(self)
         system.pins_made += 1
 
@@ -140,12 +125,7 @@ class FakeSystem:
     """The `System` of tests."""
 
     def __init__(
-        self,
-        *,
-        name: str = "linux",
-        polite: bool = True,
-        privileged: bool = False,
-        uid: int = 1000,
+        self, *, name: str = "linux", polite: bool = True, privileged: bool = False, uid: int = 1000
     ) -> None:
         self.name = name
         self.namespace = ""
@@ -202,94 +182,59 @@ class FakeSystem:
         *,
         pid: int | None = None,
         ppid: int = 1,
-        argv: tuple[str, ...] | None = None,
-        owner: int | None = None,
-        cwd: str | None = "/elsewhere",
-        session: int | None = None,
         leads: bool = False,
-        terminal: str | None = None,
-        foreground: bool = False,
-        marks: Mapping[str, str] | None = None,
-        container: str | None = None,
-        unit: str | None = None,
         start: int | None = None,
-        environment: Environment = "read",
-        forked: bool = False,
-        control_group: str | None = None,
+        **facts: Any,
     ) -> Actor:
         """A new process; its session is its parent's unless it *leads* one of its own."""
         if pid is None:
             pid = next(number for number in self._pids if number not in self.actors)
         parent = self.actors.get(ppid)
-        if session is None:
-            session = pid if leads or parent is None else parent.process.session
-        began = _BOOT + round(self._clock * _TICKS_PER_SECOND) if start is None else start
-        process = Process(
+        began = self.moment() if start is None else start
+        plain = Process(
             pid=pid,
             ppid=ppid,
             start=0 if pid == 1 else began,
             name=name[:15],
-            argv=(name,) if argv is None else argv,
-            owner=self.uid if owner is None else owner,
+            argv=(name,),
+            owner=self.uid,
             started=1_700_000_000.0 + began / _TICKS_PER_SECOND,
-            cwd=cwd,
-            session=session,
-            terminal=terminal,
-            foreground=foreground,
-            marks=dict(marks or {}),
-            container=container,
-            unit=unit,
-            environment=environment,
-            forked=forked,
-            control_group=control_group,
+            cwd="/elsewhere",
+            session=pid if leads or parent is None else parent.process.session,
+            forked=False,
         )
-        server_process = self.actors[pid] = Actor(self, process)
-        return server_process
+        actor = self.actors[pid] = Actor(self, plain._replace(**facts))
+        return actor
 
     def server(
         self,
         port: int = 8000,
         name: str = "server",
         *,
-        cwd: str | None = "/elsewhere",
-        ppid: int = 1,
-        owner: int | None = None,
-        marks: Mapping[str, str] | None = None,
         id: Hashable = None,  # noqa: A002
+        **facts: Any,
     ) -> Actor:
         """A process that listens on a port, in a session of its own."""
-        server_process = self.start(name, ppid=ppid, cwd=cwd, leads=True, owner=owner, marks=marks)
-        self.listen(server_process, port, id=id)
-        return server_process
+        actor = self.start(name, leads=True, **facts)
+        self.listen(actor, port, id=id)
+        return actor
 
     def listen(
         self,
-        server_process: Actor | None,
+        actor: Actor | None,
         port: int | Port = 8000,
         *,
         id: Hashable = None,  # noqa: A002
-        state: State = "listening",
-        address: str = "127.0.0.1",
-        peer: str = "",
-        fades_in: float | None = None,
+        **facts: Any,
     ) -> Hashable:
-        """Open a socket, and return its id; without an *actor* nobody is seen with it."""
+        """Open a socket, and return its id; without an *actor* nothing is seen with it."""
         where = port if isinstance(port, Port) else Port(port)
         id_ = next(self._inodes) if id is None else id
-        uid = None if server_process is None else server_process.process.owner
-        self.kernel[id_] = Socket(
-            id=id_,
-            port=where,
-            state=state,
-            address=address,
-            uid=uid if isinstance(uid, int) else None,
-            peer=peer,
-            fades_in=fades_in,
-        )
-        if server_process is None:
-            self.lasting.add(id_)
-        else:
-            server_process.holds.add(id_)
+        uid = actor.process.owner if actor else None
+        told = uid if isinstance(uid, int) else None
+        plain = Socket(id_, where, "listening", "127.0.0.1", told)
+        self.kernel[id_] = plain._replace(**facts)
+        (self.lasting if actor is None else actor.holds).add(id_)
         return id_
 
     def probe(self, port: int, *, lasts: float, running: bool = False) -> None:
@@ -302,39 +247,19 @@ class FakeSystem:
     def fork(self, parent: Actor, name: str | None = None) -> Actor:
         """A child that has inherited all open sockets."""
         process = parent.process
-        child = self.start(
-            name or process.name,
-            ppid=parent.pid,
-            argv=process.argv,
-            cwd=process.cwd,
-            marks=process.marks,
-            session=process.session,
-        )
+        same = {fact: getattr(process, fact) for fact in ("argv", "cwd", "marks", "session")}
+        child = self.start(name or process.name, ppid=parent.pid, **same)
         child.holds |= parent.holds
         return child
 
-    def supervise(
-        self,
-        supervisor: Actor,
-        server: Actor,
-        *,
-        after: float,
-        port: int = 8000,
-        id: Hashable = None,  # noqa: A002
-    ) -> None:
+    def supervise(self, supervisor: Actor, server: Actor, *, after: float, **where: Any) -> None:
         """Let the supervisor start the server again, each time *after* so many seconds."""
 
         def again() -> None:
             if supervisor.alive:
-                process = server.process
-                fresh = self.server(
-                    port,
-                    process.name,
-                    cwd=process.cwd,
-                    ppid=supervisor.pid,
-                    marks=process.marks,
-                    id=id,
-                )
+                kept: dict[str, Any] = {"cwd": server.process.cwd, "marks": server.process.marks}
+                name = server.process.name
+                fresh = self.server(name=name, ppid=supervisor.pid, **kept, **where)
                 fresh.dies = dict(server.dies)
                 fresh.at_end.append(ended)
 
@@ -343,23 +268,23 @@ class FakeSystem:
 
         server.at_end.append(ended)
 
-    def recycle(self, server_process: Actor, name: str = "stranger") -> Actor:
+    def recycle(self, actor: Actor, name: str = "stranger") -> Actor:
         """The process ends, and its pid passes to somebody else."""
-        server_process.end()
-        self.actors.pop(server_process.pid, None)
-        return self.start(name, pid=server_process.pid, start=int(server_process.process.start) + 1)
+        actor.end()
+        self.actors.pop(actor.pid, None)
+        return self.start(name, pid=actor.pid, start=int(actor.process.start) + 1)
 
     def after(self, seconds: float, event: Event) -> None:
         """Let something happen in so many seconds."""
         heapq.heappush(self._events, (self._clock + seconds, next(self._numbers), event))
 
-    def sent(self, server_process: Actor) -> list[tuple[Signal, float]]:
+    def sent(self, actor: Actor) -> list[tuple[Signal, float]]:
         """The signals that a process has got, without the CONT that goes with TERM, and when."""
         return [
             (sent.signal, round(sent.at, 6))
             for sent in self.signals
-            if sent.process.pid == server_process.pid
-            and sent.process.start == server_process.process.start
+            if sent.process.pid == actor.pid
+            and sent.process.start == actor.process.start
             and sent.signal != "CONT"
         ]
 
@@ -386,22 +311,15 @@ class FakeSystem:
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         with self._asked("owners"):
-            found: dict[Hashable, set[int]] = {}
-            for server_process in self.actors.values():
-                for id_ in server_process.holds & set(ids):
-                    if not server_process.hidden:
-                        found.setdefault(id_, set()).add(server_process.pid)
-            hidden = sum(server_process.hidden for server_process in self.actors.values())
-            return Owners({id_: frozenset(pids) for id_, pids in found.items()}, hidden)
+            seen = [actor for actor in self.actors.values() if not actor.hidden]
+            found = {id_: frozenset(a.pid for a in seen if id_ in a.holds) for id_ in ids}
+            hidden = len(self.actors) - len(seen)
+            return Owners({id_: pids for id_, pids in found.items() if pids}, hidden)
 
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
         with self._asked("holds"):
-            server_process = self.actors.get(pid)
-            return (
-                server_process is not None
-                and not server_process.hidden
-                and bool(server_process.holds & set(ids))
-            )
+            actor = self.actors.get(pid)
+            return actor is not None and not actor.hidden and not actor.holds.isdisjoint(ids)
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:  # noqa: ARG002
         with self._asked("peers"):
@@ -420,14 +338,10 @@ class FakeSystem:
 
     def process(self, pid: int) -> Process | None:
         with self._asked("process"):
-            server_process = self.actors.get(pid)
-            if server_process is None:
+            actor = self.actors.get(pid)
+            if actor is None:
                 return None
-            return (
-                server_process.process
-                if server_process.alive
-                else server_process.process._replace(zombie=True)
-            )
+            return actor.process if actor.alive else actor.process._replace(zombie=True)
 
     def pids(self) -> Iterable[int]:
         with self._asked("pids"):
@@ -435,12 +349,12 @@ class FakeSystem:
 
     def pin(self, process: Process) -> Pin | None:
         with self._asked("pin"):
-            server_process = self.actors.get(process.pid)
-            if server_process is None or server_process.process.start != process.start:
+            actor = self.actors.get(process.pid)
+            if actor is None or actor.process.start != process.start:
                 return None
-            if server_process.unpinnable is not None:
-                raise server_process.unpinnable
-            return FakePin(self, server_process)
+            if actor.unpinnable is not None:
+                raise actor.unpinnable
+            return FakePin(self, actor)
 
     def elevate(self) -> str:
         return "sudo "
@@ -479,31 +393,31 @@ class FakeSystem:
             raise AssertionError(what)
 
     def _sockets(self) -> list[Socket]:
-        held = {id_ for server_process in self.actors.values() for id_ in server_process.holds}
+        held = {id_ for actor in self.actors.values() for id_ in actor.holds}
         self.kernel = {
             id_: s for id_, s in self.kernel.items() if id_ in held or id_ in self.lasting
         }
         return list(self.kernel.values())
 
-    def _has_ended(self, server_process: Actor) -> None:
+    def _has_ended(self, actor: Actor) -> None:
         for child in self.actors.values():
-            if child.process.ppid == server_process.pid:
+            if child.process.ppid == actor.pid:
                 child.process = child.process._replace(ppid=1)
-        if server_process.reaped and self.actors.get(server_process.pid) is server_process:
-            del self.actors[server_process.pid]
+        if actor.reaped and self.actors.get(actor.pid) is actor:
+            del self.actors[actor.pid]
 
-    def _deliver(self, server_process: Actor, signal: Signal) -> bool:
-        if not server_process.alive:
+    def _deliver(self, actor: Actor, signal: Signal) -> bool:
+        if not actor.alive:
             return False
-        if server_process.refuses is not None:
-            raise server_process.refuses
-        self.witness(server_process, signal)
-        self.signals.append(Sent(server_process.process, signal, self._clock))
-        if signal in server_process.reacts:
-            server_process.reacts[signal]()
-        delay = None if signal == "CONT" else server_process.dies.get(signal, 0.0)
+        if actor.refuses is not None:
+            raise actor.refuses
+        self.witness(actor, signal)
+        self.signals.append(Sent(actor.process, signal, self._clock))
+        if signal in actor.reacts:
+            actor.reacts[signal]()
+        delay = None if signal == "CONT" else actor.dies.get(signal, 0.0)
         if delay is not None:
-            self.after(delay, server_process.end)
+            self.after(delay, actor.end)
             if delay == 0:
                 self._run_due()
         return True
@@ -522,28 +436,17 @@ class FakeSystem:
         self._restless += 1
         self.demand(self._restless < _MOST_QUESTIONS, f"goes round in circles: {self.asked}")
 
-    def _asked(self, method: str) -> _Call:
+    @contextmanager
+    def _asked(self, method: str) -> Iterator[None]:
+        """A question to the boundary, after which something may happen."""
         self._asked_once(method)
         if method in self.fails:
             raise self.fails[method]
-        return _Call(self, method)
-
-
-class _Call:
-    """A question to the boundary, after which something may happen."""
-
-    def __init__(self, system: FakeSystem, method: str) -> None:
-        self._system = system
-        self._method = method
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        event = self._system.after_call.pop(self._method, None)
-        if event is not None:
-            event()
-        self._system.watch(self._method)
+        try:
+            yield
+        finally:
+            self.after_call.pop(method, _nothing)()
+            self.watch(method)
 
 
 def _nothing(*_: object) -> None:
@@ -584,13 +487,13 @@ def only(report: Report) -> Outcome:
     return outcome
 
 
-def entry(report: Report, server_process: Actor, port: int = 8000) -> HolderReport:
+def entry(report: Report, actor: Actor, port: int = 8000) -> HolderReport:
     """What the report says of a process."""
     (outcome,) = (o for o in report.outcomes if o.port.number == port)
     (found,) = (
         holder
         for holder in outcome.holders
-        if (holder.pid, holder.started) == (server_process.pid, server_process.process.started)
+        if (holder.pid, holder.started) == (actor.pid, actor.process.started)
     )
     return found
 

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import (
-    Identity,
-    Processes,
-    stat,
-    wait_until,
-)
+from helpers.processes import Identity, Processes, stat, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

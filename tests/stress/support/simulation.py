@@ -279,7 +279,7 @@ class Simulation:
         if self.by_address and not connected:
             id_ = (port.protocol, "127.0.0.1", port.number)
         state = "connected" if connected else "listening" if port.protocol == "tcp" else "bound"
-        self.system.listen(sim.fake, port, state=state, id=id_)  # type: ignore[arg-type]
+        self.system.listen(sim.fake, port, state=state, id=id_)
         self.look()
 
     def fork(self, sim: SimProcess) -> SimProcess:

@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import pytest
 
@@ -35,7 +35,6 @@ from portfree._system.linux import LinuxSystem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from portfree.model import OnBusy, Scope
 
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers.py"
@@ -62,38 +61,8 @@ Mode = Literal["orphan", "adopted", "attended", "terminal", "child"]
 _T = TypeVar("_T")
 
 
-class Start(TypedDict, total=False):
-    """The options of `Processes.start`."""
-
-    cwd: Path | str | None
-    env: Mapping[str, str] | None
-    listening: int | None
-
-
-class Asked(TypedDict, total=False):
-    """The options of `free_ports`."""
-
-    scope: Scope
-    grace: float
-    wait: float
-    on_busy: OnBusy
-    dry_run: bool
-
-
-class Starved(TypedDict, total=False):
-    """What a call can be short of (caller.py): open files, bytes of memory."""
-
-    files: int
-    memory: int
-
-
 # For tests of what lies above the backends, which is the same with either.
 one_backend = pytest.mark.parametrize("backend", ["linux"], indirect=True)
-
-# For tests whose repetition with psutil takes long, and shows little.
-portable_in_stress = pytest.mark.parametrize(
-    "backend", ["linux", pytest.param("portable", marks=pytest.mark.stress)], indirect=True
-)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -443,36 +412,33 @@ class Processes:
             self._remember(pid)
         return started
 
-    def orphan(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
+    def orphan(self, command: Sequence[str], **options: Any) -> Started:
         """A process that has lost its parent, and whose session's leader is gone."""
         return self.start("orphan", command, **options)
 
-    def attended(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
+    def attended(self, command: Sequence[str], **options: Any) -> Started:
         """A process that a living program started and looks after."""
         return self.start("attended", command, **options)
 
-    def child(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
+    def child(self, command: Sequence[str], **options: Any) -> Started:
         """A child of this test run."""
         return self.start("child", command, **options)
 
     def call(
         self,
         *ports: int | str,
-        cwd: Path,
         env: Mapping[str, str] | None = None,
-        uid: int | None = None,
         prefix: Sequence[str] = (),
-        starved: Starved | None = None,
-        **options: Unpack[Asked],
+        **request: Any,
     ) -> Call:
-        """Call `free_ports` in a process of its own: in *cwd*, as *uid*, behind a *prefix*."""
+        """Call `free_ports` as `calling` says, in a process of its own behind a *prefix*."""
         variables = self.environment(env)
         if backend := os.environ.get("PORTFREE_BACKEND"):
             variables.setdefault("PORTFREE_BACKEND", backend)
-        if uid is not None:  # who may not write down what was covered
+        if request.get("uid") is not None:  # who may not write down what was covered
             variables = _unmeasured(variables)
         process = subprocess.Popen(
-            [*prefix, *calling(*ports, cwd=cwd, uid=uid, starved=starved, **options)],
+            [*prefix, *calling(*ports, **request)],
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -535,10 +501,13 @@ def calling(
     *ports: int | str,
     cwd: Path,
     uid: int | None = None,
-    starved: Starved | None = None,
-    **options: Unpack[Asked],
+    starved: Mapping[str, int] | None = None,
+    **options: Any,
 ) -> list[str]:
-    """The command line of a call of `free_ports` (caller.py)."""
+    """The command line of a call of `free_ports` (caller.py) in *cwd*, as *uid*.
+
+    *starved*: of how many open ``files``, or bytes of ``memory``, it is short.
+    """
     request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, **(starved or {})}
     return [sys.executable, str(CALLER), json.dumps(request)]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
 
-from helpers.builders import Findings, below, born, context, holder, neighbour
+from helpers.builders import below, born, context, holder, neighbour
 from helpers.plain_processes import (
     HOME,
     INIT,
@@ -12,7 +12,6 @@ from helpers.plain_processes import (
     OUR_SHELL,
     THEIR_PYTEST,
     THEIR_SHELL,
-    Facts,
     fork,
     process,
     titled,
@@ -25,18 +24,8 @@ from portfree._system.interface import Lock, Process
 from portfree.model import SCOPES, Port
 
 TWELVE = (
-    "self",
-    "own-run",
-    "container",
-    "protected",
-    "unknown",
-    "other-user",
-    "live-run",
-    "left-behind",
-    "service",
-    "orphan",
-    "mine",
-    "attended",
+    *("self", "own-run", "container", "protected", "unknown", "other-user"),
+    *("live-run", "left-behind", "service", "orphan", "mine", "attended"),
 )
 
 # The ids of runs, elements of PORTFREE_RUN_ID. Which of their controllers live, a scene says.
@@ -112,14 +101,14 @@ TODAY = context(time=NOW)
 TODAY_AT_WORK = context(time=NOW, neighbours=WORKING)
 
 
-def redis(**facts: Unpack[Facts]) -> Process:
+def redis(**facts: Any) -> Process:
     """A server that wipes its environment, in the temporary folder of a test."""
     plain = process(2000, "redis-server *:8000", environment="wiped", started=NOW - 60)
     return plain._replace(cwd=f"{FOLDER}/test_search0")._replace(**facts)
 
 
 def there(
-    found: SessionFolder, own: Process | None = None, *above: Process, **findings: Unpack[Findings]
+    found: SessionFolder, own: Process | None = None, *above: Process, **findings: Any
 ) -> Holder:
     chain = (own or redis(), *(above or (INIT,)))
     return holder(*chain, project=None, folder=found)._replace(**findings)

@@ -29,7 +29,6 @@ from helpers.processes import (
     needs_root,
     notes,
     only,
-    portable_in_stress,
     rules,
     stat,
     tcp,
@@ -40,10 +39,9 @@ from helpers.reports import how
 from stress.support import pid_reuse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from helpers.processes import Starved
     from portfree import Outcome
     from portfree.model import Scope
     from stress.support.figures import Figures
@@ -51,6 +49,11 @@ if TYPE_CHECKING:
 GROUP = "faults"
 
 pytestmark = pytest.mark.usefixtures("backend")
+
+# For tests whose repetition with psutil takes long, and shows little.
+portable_in_stress = pytest.mark.parametrize(
+    "backend", ["linux", pytest.param("portable", marks=pytest.mark.stress)], indirect=True
+)
 
 
 def trial(
@@ -64,7 +67,7 @@ def trial(
     prefix: Sequence[str] = (),
     env: dict[str, str] | None = None,
     uid: int | None = None,
-    starved: Starved | None = None,
+    starved: Mapping[str, int] | None = None,
     scope: Scope = "orphans",
 ) -> Outcome:
     """Call `free_ports` under these circumstances; what it says must be so."""

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from portfree import HolderReport, Outcome, Port, Report, Verdict
+from helpers import reports
+from portfree import Outcome, Port, Report, Verdict
 from portfree.model import Request
 
-KEPT = HolderReport(
-    pid=77,
-    name="node",
-    command="node server.js",
-    user="alice",
-    uid=1000,
+KEPT = reports.KEPT._replace(
     started=None,
     cwd=None,
     launcher="",
-    test="",
     addresses=(),
-    root=True,
     verdict=Verdict("keep", "attended", "started by zsh (pid 9)", "stop it there"),
 )
 

@@ -40,7 +40,6 @@ HERE = Path(__file__).parent
 SERVERS = HERE / "servers.py"
 LAUNCH = HERE / "launch.py"
 CALLER = HERE / "caller.py"
-SECCOMP_EXEC = HERE / "seccomp_exec.py"
 
 TOKEN = "STAGE_TOKEN"
 READY = "STAGE_READY"
@@ -406,7 +405,7 @@ class Processes:
             started.process, started.launcher = roles["launched"], roles.get("launcher")
         if listening is not None:
             wait_until(lambda: accepts(listening), f"{command[0]} listens on {listening}")
-        elif any(str(SERVERS) in word for word in command):
+        elif any(SERVERS.name in word for word in command):
             started.wait_ready()
         for pid in (started.facts.get("pid"), *started.facts.get("workers", ())):
             self._remember(pid)
@@ -519,11 +518,6 @@ def launch(mode: str, command: Sequence[str]) -> list[str]:
     launched = [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
     # What looks after a command is an orphan itself: nothing leads up to this test run.
     return launched if mode in ("orphan", "adopted") else launch("orphan", launched)
-
-
-def without(*what: str) -> list[str]:
-    """A prefix that takes something away from a command (seccomp_exec.py)."""
-    return [sys.executable, "-S", str(SECCOMP_EXEC), *what, "--"]
 
 
 def _bind_everywhere(port: int) -> None:

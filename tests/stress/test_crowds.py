@@ -22,6 +22,7 @@ import pytest
 
 from helpers.processes import (
     PATIENCE,
+    SERVERS,
     Processes,
     Started,
     client,
@@ -45,7 +46,9 @@ GROUP = "crowds"
 
 pytestmark = pytest.mark.usefixtures("backend", "project")
 
-CROWD = Path(__file__).parent / "support" / "crowds.py"
+SUPPORT = Path(__file__).parent / "support"
+CROWD = SUPPORT / "crowds.py"
+RESTLESS = str(SUPPORT / "restless_servers.py")
 
 
 def crowd(
@@ -67,6 +70,11 @@ def crowd(
     return answers
 
 
+def restless(command: Sequence[str]) -> list[str]:
+    """The same server, with more habits."""
+    return [RESTLESS if word == str(SERVERS) else word for word in command]
+
+
 @dataclass
 class Bystanders:
     """Processes that have nothing to do with it, and write down every signal that they get."""
@@ -77,7 +85,7 @@ class Bystanders:
     def add(self, command: Sequence[str], cwd: Path, *, attended: bool = False) -> None:
         record = self.processes.folder / f"signals-{secrets.token_hex(4)}"
         start = self.processes.attended if attended else self.processes.orphan
-        self.records.append((start([*command, "--record", str(record)], cwd=cwd), record))
+        self.records.append((start(restless([*command, "--record", str(record)]), cwd=cwd), record))
 
     def hit(self) -> int:
         """How many of them got a signal, or are dead."""
@@ -232,7 +240,7 @@ def test_a_storm_of_forks(
     for _ in range(15 if long else 1):
         port = processes.free_port()
         # Each child has the listening socket, for the time that it lives.
-        server = processes.orphan(tcp(port, "--storm", "8"), cwd=project)
+        server = processes.orphan(restless(tcp(port, "--storm", "8")), cwd=project)
 
         outcome = ask(port, figures, bystanders, grace=2.0)
 
@@ -247,7 +255,7 @@ def test_a_server_that_is_another_process_every_moment(
     bystanders.add(tcp(processes.free_port()), elsewhere)
     for _ in range(4 if long else 1):
         port = processes.free_port()
-        processes.orphan(tcp(port, "--wander", "4" if long else "1"), cwd=project)
+        processes.orphan(restless(tcp(port, "--wander", "4" if long else "1")), cwd=project)
 
         outcome = ask(port, figures, bystanders, grace=1.0)
 

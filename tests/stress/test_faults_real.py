@@ -33,10 +33,9 @@ from helpers.processes import (
     stat,
     tcp,
     wait_until,
-    without,
 )
 from helpers.reports import how
-from stress.support import pid_reuse
+from stress.support import pid_reuse, seccomp_exec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,6 +53,11 @@ pytestmark = pytest.mark.usefixtures("backend")
 portable_in_stress = pytest.mark.parametrize(
     "backend", ["linux", pytest.param("portable", marks=pytest.mark.stress)], indirect=True
 )
+
+
+def without(*what: str) -> list[str]:
+    """A prefix that takes something away from a command (seccomp_exec.py)."""
+    return [sys.executable, "-S", seccomp_exec.__file__, *what, "--"]
 
 
 def trial(

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,13 +80,12 @@ class Running:
         prefix: Sequence[str] = (),
         program: Sequence[str] = (),
     ) -> None:
-        start = [*portfree_run(driver), *words]
         mine, theirs = pty.openpty() if terminal else os.pipe()
         processes._open.callback(os.close, mine)
         try:
-            self.process = subprocess.Popen(
-                program or [*prefix, *start],
-                env=processes.environment(env),
+            self.process = processes.popen(
+                program or [*prefix, *portfree_run(driver), *words],
+                env,
                 stdin=theirs if terminal else subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
@@ -96,7 +94,6 @@ class Running:
             )
         finally:
             os.close(theirs)
-        processes._children.append(self.process)
         self._mine = mine
         self.output = ""
 
@@ -109,12 +106,9 @@ class Running:
 
     def wait_for(self, text: str) -> None:
         """Wait until it has written this, on stdout or stderr."""
-        deadline = time.monotonic() + PATIENCE
         while text not in self.output:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._mine], [], [], max(left, 0))
-            chunk = self._read() if ready else b""
-            if not chunk:
+            ready = select.select([self._mine], [], [], PATIENCE)[0]
+            if not ready or not self._read():
                 pytest.fail(f"waited in vain for {text!r}, there was only:\n{self.output}")
 
     def hang_up(self) -> None:
@@ -129,20 +123,13 @@ class Running:
 
         Not for the end of its output: what it leaves behind has that open too.
         """
-        ended = os.pidfd_open(self.process.pid)
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        poll.register(self._mine, select.POLLIN)
-        deadline = time.monotonic() + PATIENCE
-        while ready := dict(poll.poll(max(0, deadline - time.monotonic()) * 1000)):
-            if self._mine in ready:
-                if not self._read():
-                    poll.unregister(self._mine)
-            else:  # it has ended, and all that it has written is read
-                break
+        ended, unread = os.pidfd_open(self.process.pid), [self._mine]
+        while (ready := select.select([ended, *unread], [], [], PATIENCE)[0]) != [ended]:
+            if not ready:
+                pytest.fail(f"it did not end, and wrote only:\n{self.output}")
+            if self._mine in ready and not self._read():
+                unread.clear()
         os.close(ended)
-        if self.process.poll() is None:
-            pytest.fail(f"it did not end, and wrote only:\n{self.output}")
         return self.process.wait()
 
     def _read(self) -> bytes:

@@ -57,7 +57,7 @@ class Job:
     """Runs steps, one after the other, as the runner would."""
 
     def __init__(self, processes: Processes, folder: Path) -> None:
-        self._stage = processes
+        self._processes = processes
         self.temp = folder / "runner-temp"
         self.temp.mkdir()
         self.workspace = folder / "workspace"
@@ -81,17 +81,14 @@ class Job:
         }
         given = {f"PORTFREE_INPUT_{name.upper()}": value for name, value in inputs.items()}
         with (self.temp / "log").open("wb") as log:
-            process = subprocess.Popen(
+            return self._processes.popen(
                 command or [sys.executable, "-m", "portfree._cli.action"],
+                {**files, **given, **(env or {})},
                 cwd=self.workspace,
-                env=self._stage.environment({**files, **given, **(env or {})}),
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._stage._children.append(process)
-        return process
 
     def log(self) -> str:
         return (self.temp / "log").read_text()

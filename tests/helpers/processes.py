@@ -251,10 +251,6 @@ class Started:
         """Wait until the server says (again, if a supervisor restarts it) that it is ready."""
         self.facts = self.read("pid")
 
-    def wait_launched(self) -> Identity:
-        """Wait until a launch.py that it runs itself has started something."""
-        return Identity(*self.read("launched")["launched"])
-
     def wait_gone(self) -> None:
         self.process.wait_gone()
 
@@ -359,6 +355,17 @@ class Processes:
         }
         return {**kept, TOKEN: self.token, **(extra or {})}
 
+    def popen(
+        self, command: Sequence[str], env: Mapping[str, str] | None, /, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """A child of this test run in our `environment`; *measured*: by coverage, if we are."""
+        variables = self.environment(env)
+        if not options.pop("measured", True):
+            variables = {k: v for k, v in variables.items() if not k.startswith("COVERAGE_")}
+        options = {"stdin": subprocess.DEVNULL, **options}
+        self._children.append(subprocess.Popen(command, env=variables, **options))
+        return self._children[-1]
+
     def start(
         self,
         mode: Mode,
@@ -377,22 +384,19 @@ class Processes:
         log = self.folder / f"{secrets.token_hex(4)}.log"
         reader, writer = os.pipe()
         self._open.callback(os.close, reader)
-        # Coverage would measure the servers, which are no code of ours.
-        variables = _unmeasured(self.environment(env))
         try:
             with log.open("wb") as output:
-                process = subprocess.Popen(
+                process = self.popen(
                     launch(mode, command),
+                    {**(env or {}), READY: str(writer)},
+                    measured=False,  # the servers are no code of ours
                     cwd=cwd or self.folder,
-                    env={**variables, READY: str(writer)},
-                    stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     pass_fds=[writer],
                 )
         finally:
             os.close(writer)
-        self._children.append(process)
         started = Started(reader, log)
         if mode == "child":
             self._remember(process.pid)
@@ -431,19 +435,14 @@ class Processes:
         **request: Any,
     ) -> Call:
         """Call `free_ports` as `calling` says, in a process of its own behind a *prefix*."""
-        variables = self.environment(env)
-        if backend := os.environ.get("PORTFREE_BACKEND"):
-            variables.setdefault("PORTFREE_BACKEND", backend)
-        if request.get("uid") is not None:  # who may not write down what was covered
-            variables = _unmeasured(variables)
-        process = subprocess.Popen(
+        backend = {k: v for k, v in os.environ.items() if k == "PORTFREE_BACKEND"}
+        process = self.popen(
             [*prefix, *calling(*ports, **request)],
-            env=variables,
-            stdin=subprocess.DEVNULL,
+            {**backend, **(env or {})},
+            measured=request.get("uid") is None,  # another user may not write down what was covered
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        self._children.append(process)
         return Call(process)
 
     def run_id(self, *, alive: bool) -> str:
@@ -492,22 +491,17 @@ class Processes:
             self._known.add(Identity.of(pid))
 
 
-def _unmeasured(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: said for name, said in variables.items() if not name.startswith("COVERAGE_")}
-
-
 def calling(
     *ports: int | str,
     cwd: Path,
     uid: int | None = None,
-    starved: Mapping[str, int] | None = None,
+    files: int | None = None,
     **options: Any,
 ) -> list[str]:
-    """The command line of a call of `free_ports` (caller.py) in *cwd*, as *uid*.
-
-    *starved*: of how many open ``files``, or bytes of ``memory``, it is short.
+    """The command line of a call of `free_ports` (caller.py): in *cwd*, as *uid*, and with no more
+    than so many *files* to open.
     """
-    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, **(starved or {})}
+    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, "files": files}
     return [sys.executable, str(CALLER), json.dumps(request)]
 
 

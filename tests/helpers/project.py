@@ -161,16 +161,14 @@ class Project:
         out = self.processes.folder / f"out-{self._count}"
         err = out.with_name(f"err-{self._count}") if self.apart else None
         with out.open("wb") as output, (err or out).open("wb") as errors:
-            process = subprocess.Popen(
+            process = self.processes.popen(
                 command,
+                {**self.variables, **(env or {})},
                 cwd=self.folder,
-                env=self.processes.environment({**self.variables, **(env or {})}),
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors if self.apart else subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.processes._children.append(process)
         return Running(process, out, err)
 
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> Ended:

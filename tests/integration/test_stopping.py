@@ -185,7 +185,7 @@ def test_who_shares_a_socket_with_a_kept_holder_is_kept(
     script = f"cd {project} && {sleep}; cd {elsewhere} && {sleep}"
     # Both sleepers have the listener that they were handed down; who opened it has ended.
     opener = processes.orphan(tcp(port, "--hand-down", "--run", "--", "sh", "-c", script))
-    ours, theirs = opener.wait_launched(), opener.wait_launched()
+    ours, theirs = (Identity(*opener.read("launched")["launched"]) for _ in range(2))
     opener.wait_gone()
 
     outcome = only(free_ports(port))

@@ -38,7 +38,7 @@ from helpers.reports import how
 from stress.support import pid_reuse, seccomp_exec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from portfree import Outcome
@@ -71,7 +71,7 @@ def trial(
     prefix: Sequence[str] = (),
     env: dict[str, str] | None = None,
     uid: int | None = None,
-    starved: Mapping[str, int] | None = None,
+    files: int | None = None,
     scope: Scope = "orphans",
 ) -> Outcome:
     """Call `free_ports` under these circumstances; what it says must be so."""
@@ -83,7 +83,7 @@ def trial(
         prefix=prefix,
         env=env,
         uid=uid,
-        starved=starved,
+        files=files,
         scope=scope,
         grace=grace,
     ).report()
@@ -109,7 +109,7 @@ def test_no_files_left(
     for files in range(16) if long else (0, 2):
         port = processes.free_port()
         server = processes.orphan(tcp(port), cwd=project)
-        outcome = trial(processes, project, figures, server, port, starved={"files": files})
+        outcome = trial(processes, project, figures, server, port, files=files)
         if files == 0:
             assert not outcome.ok
 

@@ -1,9 +1,8 @@
 """A machine that exists only in memory, with a clock that jumps: the boundary's stand-in.
 
 Time passes in `FakeSystem.wait` alone, so a test of thirty seconds takes none, and a time that a
-test reads is exact. What happens by itself is scheduled: a process ends some time after a signal,
-forks a worker, lets go of its socket, is started again. Every signal is written down, with the
-process that got it and the time, and so is every pin, so that one that is never closed is seen.
+test reads is exact. What happens by itself is scheduled. Every signal is written down, and every
+pin, so that one that is never closed is seen.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from portfree._core.context import Moment, Phase
+from portfree._core.context import Moment
 from portfree._core.free import free
 from portfree._system.interface import Bind, Lock, Owners, Pin, Process, Signal, Socket
-from portfree.model import HolderReport, Outcome, Port, Report, Request, Scope
+from portfree.model import HolderReport, Outcome, Port, Report, Request
 
-# A survey looks twice, so long apart, before anybody is judged: the first signal comes then.
+# A survey looks twice, so long apart, before it judges: the first signal comes then.
 LOOK = 0.005
 
-# More than any call of portfree needs: who asks more often without waiting goes round in circles.
+# More than any call of portfree asks without waiting, unless it goes round in circles.
 _MOST_QUESTIONS = 20_000
 
 _TICKS_PER_SECOND = 100
@@ -34,8 +33,6 @@ Event = Callable[[], object]
 
 
 class Sent(NamedTuple):
-    """A signal that was sent."""
-
     process: Process
     signal: Signal
     at: float
@@ -60,7 +57,7 @@ class Actor:
     reaped: bool = True
     """Whether its parent takes notice of its end; else it stays as a zombie."""
     hidden: bool = False
-    """Whether nobody may look at its descriptors."""
+    """Whether its descriptors cannot be read."""
     unpinnable: OSError | None = None
     refuses: OSError | None = None
     """What a signal to it raises."""
@@ -96,14 +93,9 @@ class FakePin:
     """A process held by its identity, as a pidfd holds it."""
 
     def __init__(self, system: FakeSystem, actor: Actor) -> None:
-        self._system = system
-        self._actor = actor
+        self._system, self._actor, self.pid = system, actor, actor.pid
         system.open_pins.append(self)
         system.pins_made += 1
-
-    @property
-    def pid(self) -> int:
-        return self._actor.pid
 
     def alive(self) -> bool:
         self._check()
@@ -127,17 +119,14 @@ class FakeSystem:
     def __init__(
         self, *, name: str = "linux", polite: bool = True, privileged: bool = False, uid: int = 1000
     ) -> None:
-        self.name = name
-        self.namespace = ""
-        self.polite = polite
-        self.privileged = privileged
-        self.uid = uid
+        self.name, self.namespace = name, ""
+        self.polite, self.privileged, self.uid = polite, privileged, uid
         self.signals: list[Sent] = []
         self.open_pins: list[FakePin] = []
         self.pins_made = 0
         self.actors: dict[int, Actor] = {}
         self.kernel: dict[Hashable, Socket] = {}
-        """The sockets, by id; one that nobody has open goes away, but for the `lasting` ones."""
+        """The sockets, by id; one that is not open goes away, unless it is `lasting`."""
         self.lasting: set[Hashable] = set()
         self.binds: dict[Port, Bind] = {}
         """What a bind says, whatever the sockets are."""
@@ -152,7 +141,7 @@ class FakeSystem:
         self.witness: Callable[[Actor, Signal], object] = _nothing
         """Told of every signal, right before it takes effect."""
         self.connected: dict[int, set[int]] = {}
-        """Who has a connection with whom, by pid."""
+        """Which processes have a connection with which, by pid."""
         self.locks: dict[str, Lock | bool] = {}
         """The temporary folders of pytest, and their locks."""
         self.outputs: dict[tuple[str, str], str] = {}
@@ -161,13 +150,9 @@ class FakeSystem:
         """How often each method was called."""
         self.misuses: list[str] = []
         """What must never be done: portfree itself would survive the exception alone."""
-        self._clock = 0.0
-        self._numbers = itertools.count()
-        self._inodes = itertools.count(70_000)
-        self._pids = itertools.count(500)
+        self._clock, self._restless = 0.0, 0
+        self._numbers, self._inodes, self._pids = map(itertools.count, (0, 70_000, 500))
         self._events: list[tuple[float, int, Event]] = []
-        self._restless = 0
-
         self.init = self.start("systemd", pid=1, ppid=0, owner=0)
         self.shell = self.start("zsh", ppid=1, argv=("-zsh",), terminal="pts/1", leads=True)
         self.caller = self.start(
@@ -206,41 +191,28 @@ class FakeSystem:
         actor = self.actors[pid] = Actor(self, plain._replace(**facts))
         return actor
 
-    def server(
-        self,
-        port: int = 8000,
-        name: str = "server",
-        *,
-        id: Hashable = None,  # noqa: A002
-        **facts: Any,
-    ) -> Actor:
+    def server(self, port: int = 8000, name: str = "server", **facts: Any) -> Actor:
         """A process that listens on a port, in a session of its own."""
+        id_ = facts.pop("id", None)
         actor = self.start(name, leads=True, **facts)
-        self.listen(actor, port, id=id)
+        self.listen(actor, port, id=id_)
         return actor
 
-    def listen(
-        self,
-        actor: Actor | None,
-        port: int | Port = 8000,
-        *,
-        id: Hashable = None,  # noqa: A002
-        **facts: Any,
-    ) -> Hashable:
+    def listen(self, actor: Actor | None, port: int | Port = 8000, **facts: Any) -> Hashable:
         """Open a socket, and return its id; without an *actor* nothing is seen with it."""
         where = port if isinstance(port, Port) else Port(port)
-        id_ = next(self._inodes) if id is None else id
         uid = actor.process.owner if actor else None
-        told = uid if isinstance(uid, int) else None
-        plain = Socket(id_, where, "listening", "127.0.0.1", told)
-        self.kernel[id_] = plain._replace(**facts)
-        (self.lasting if actor is None else actor.holds).add(id_)
-        return id_
+        plain = Socket(None, where, "listening", "127.0.0.1", uid if isinstance(uid, int) else None)
+        socket = plain._replace(**facts)
+        if socket.id is None:
+            socket = socket._replace(id=next(self._inodes))
+        self.kernel[socket.id] = socket
+        (self.lasting if actor is None else actor.holds).add(socket.id)
+        return socket.id
 
     def probe(self, port: int, *, lasts: float, running: bool = False) -> None:
         """Another program tries whether the port is free, as we do; *running*: without its turn."""
-        prober = self.start("prober")
-        prober.process = prober.process._replace(running=running)
+        prober = self.start("prober", running=running)
         self.listen(prober, port, state="bound")
         self.after(lasts, prober.end)
 
@@ -269,7 +241,7 @@ class FakeSystem:
         server.at_end.append(ended)
 
     def recycle(self, actor: Actor, name: str = "stranger") -> Actor:
-        """The process ends, and its pid passes to somebody else."""
+        """The process ends, and its pid passes to another one."""
         actor.end()
         self.actors.pop(actor.pid, None)
         return self.start(name, pid=actor.pid, start=int(actor.process.start) + 1)
@@ -280,13 +252,9 @@ class FakeSystem:
 
     def sent(self, actor: Actor) -> list[tuple[Signal, float]]:
         """The signals that a process has got, without the CONT that goes with TERM, and when."""
-        return [
-            (sent.signal, round(sent.at, 6))
-            for sent in self.signals
-            if sent.process.pid == actor.pid
-            and sent.process.start == actor.process.start
-            and sent.signal != "CONT"
-        ]
+        identity = (actor.pid, actor.process.start)
+        own = [s for s in self.signals if (s.process.pid, s.process.start) == identity]
+        return [(sent.signal, round(sent.at, 6)) for sent in own if sent.signal != "CONT"]
 
     # The boundary
 
@@ -456,23 +424,19 @@ def _nothing(*_: object) -> None:
 def call(
     system: FakeSystem,
     *ports: int | Port,
-    scope: Scope = "mine",
     grace: float = 3.0,
     wait: float = 0.0,
-    dry_run: bool = False,
     notices: list[str] | None = None,
-    phase: Phase = "call",
-    ending: str | None = None,
-    began: float | None = None,
-    quiet: Collection[Port] = (),
+    moment: Moment | None = None,
+    **options: Any,
 ) -> Report:
     """One call of portfree, which must keep to its time and let go of every pin."""
     started = system.now()
     asked = tuple(Port(p) if isinstance(p, int) else p for p in ports or (8000,))
     report = free(
-        Request(asked, scope=scope, grace=grace, wait=wait, dry_run=dry_run),
+        Request(asked, grace=grace, wait=wait, **{"scope": "mine", **options}),
         notice=None if notices is None else notices.append,
-        moment=Moment(phase, ending, began, quiet),
+        moment=moment or Moment(),
         system=system,
     )
     assert system.now() - started <= wait + 2 * max(grace, 0.5) + 1e-9
@@ -490,11 +454,8 @@ def only(report: Report) -> Outcome:
 def entry(report: Report, actor: Actor, port: int = 8000) -> HolderReport:
     """What the report says of a process."""
     (outcome,) = (o for o in report.outcomes if o.port.number == port)
-    (found,) = (
-        holder
-        for holder in outcome.holders
-        if (holder.pid, holder.started) == (actor.pid, actor.process.started)
-    )
+    identity = (actor.pid, actor.process.started)
+    (found,) = (holder for holder in outcome.holders if (holder.pid, holder.started) == identity)
     return found
 
 

@@ -492,11 +492,7 @@ class Processes:
 
 
 def calling(
-    *ports: int | str,
-    cwd: Path,
-    uid: int | None = None,
-    files: int | None = None,
-    **options: Any,
+    *ports: int | str, cwd: Path, uid: int | None = None, files: int | None = None, **options: Any
 ) -> list[str]:
     """The command line of a call of `free_ports` (caller.py): in *cwd*, as *uid*, and with no more
     than so many *files* to open.

@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 from helpers import fake_system
 from helpers.reports import how
 from portfree._core import run_id
+from portfree._core.context import Moment, Phase
 from stress.support.simulation import (
     NEVER_ASKED,
     OTHER_USER,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from helpers.fake_system import Actor
-    from portfree._core.context import Phase
     from portfree._system.interface import Signal
     from portfree.model import HolderReport, Port, Report, Scope
     from stress.support.figures import Figures
@@ -363,10 +363,7 @@ class Machine(RuleBasedStateMachine):
             grace=grace,
             wait=wait,
             dry_run=dry_run,
-            phase=phase,
-            ending=ending,
-            began=self.began if ending else None,
-            quiet=self.quiet if ending else (),
+            moment=Moment(phase, ending, self.began, self.quiet) if ending else Moment(phase),
         )
         system.witness, system.watch = lambda *_: None, lambda *_: None
         self.interruptions.clear()

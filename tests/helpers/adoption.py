@@ -14,13 +14,12 @@ from portfree._system.linux import LinuxSystem
 
 @contextmanager
 def port_of_ours(processes: Processes) -> Iterator[int]:
-    """A port of ours: whoever holds it in the end was started by this test, and is ended."""
+    """A port of ours: what holds it in the end was started by this test, and is killed."""
     port = processes.free_port()
     yield port
     system = LinuxSystem()
-    while sockets := {each.id for each in system.sockets([Port(port)])}:
-        for pid in {pid for pids in system.owners(sockets).pids.values() for pid in pids}:
-            left = Identity.of(pid)
+    while system.sockets([Port(port)]):
+        for left in holders_of(port):
             left.send(signal.SIGKILL)
             left.wait_gone()
 
@@ -39,12 +38,16 @@ def until_it_serves(port: int) -> str:
     return f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done"
 
 
+def holders_of(port: int) -> set[Identity]:
+    system = LinuxSystem()
+    owners = system.owners({each.id for each in system.sockets([Port(port)])})
+    return {Identity.of(pid) for pid in frozenset().union(*owners.pids.values())}
+
+
 def holder_of(port: int) -> Identity:
     """The one process that has the port."""
-    system = LinuxSystem()
-    sockets = {each.id for each in system.sockets([Port(port)])}
-    (pid,) = {pid for pids in system.owners(sockets).pids.values() for pid in pids}
-    return Identity.of(pid)
+    (found,) = holders_of(port)
+    return found
 
 
 def parent(process: Identity) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from helpers.adoption import bash, until_it_serves
 from helpers.processes import PATIENCE, Identity, Processes, wait_until
 
 if TYPE_CHECKING:
@@ -39,20 +41,6 @@ for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR1", "SIGHUP"):
 say(f"ready {os.getpid()}")
 while True:
     signal.pause()
-"""
-
-
-# A command that starts a server, waits until it serves, and ends in the way that it was told.
-LEAVER = """
-import json, os, socket, subprocess, sys, time
-how, port, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-subprocess.Popen(command, stdin=subprocess.DEVNULL)
-while socket.socket().connect_ex(("127.0.0.1", port)):
-    time.sleep(0.005)
-if how.startswith("SIG"):
-    import signal
-    os.kill(os.getpid(), getattr(signal, how))
-sys.exit(int(how))
 """
 
 
@@ -152,7 +140,9 @@ def portfree_run(driver: Mapping[str, object] | None = None) -> list[str]:
 
 
 def leaver(how: int | str, port: int, command: Sequence[str]) -> list[str]:
-    return [sys.executable, "-S", "-c", LEAVER, str(how), str(port), *command]
+    """A command that starts a server, waits until it serves, and ends with a code or a signal."""
+    end = f"exit {how}" if isinstance(how, int) else f"kill -{how[3:]} $$"
+    return bash(f"{shlex.join(command)} </dev/null & {until_it_serves(port)}; {end}")
 
 
 class Recorder:

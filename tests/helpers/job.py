@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from helpers.adoption import until_it_serves
 from helpers.processes import tcp
 from helpers.reports import BORN_IN
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).parents[2]
-
-
 SCRIPT = ROOT / ".github" / "action.sh"
 
 
@@ -48,9 +47,8 @@ class Step(NamedTuple):
         ]
 
     @property
-    def report(self) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads(Path(self.outputs["report"]).read_text())
-        return facts
+    def report(self) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(Path(self.outputs["report"]).read_text())
 
 
 class Job:
@@ -58,11 +56,9 @@ class Job:
 
     def __init__(self, processes: Processes, folder: Path) -> None:
         self._processes = processes
-        self.temp = folder / "runner-temp"
+        self.temp, self.workspace = folder / "runner-temp", folder / "workspace"
         self.temp.mkdir()
-        self.workspace = folder / "workspace"
-        self.workspace.mkdir()
-        (self.workspace / ".git").mkdir()
+        (self.workspace / ".git").mkdir(parents=True)
 
     def start(
         self,
@@ -95,12 +91,8 @@ class Job:
 
     def end(self, process: subprocess.Popen[bytes]) -> Step:
         code = process.wait(60)
-        return Step(
-            code,
-            self.log(),
-            outputs((self.temp / "output").read_text()),
-            (self.temp / "summary").read_text(),
-        )
+        output, page = ((self.temp / name).read_text() for name in ("output", "summary"))
+        return Step(code, self.log(), outputs(output), page)
 
     def step(self, env: Mapping[str, str] | None = None, /, **inputs: str) -> Step:
         return self.end(self.start(env, **inputs))
@@ -125,6 +117,5 @@ def outputs(text: str) -> dict[str, str]:
 
 def leaking(port: int, then: str = "") -> str:
     """A command that leaves a server behind, and waits until it is there."""
-    server = shlex.join(tcp(port))
-    ready = f"until (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done"
-    return f"setsid {server} >/dev/null 2>&1 </dev/null &\n{ready}\n{then}"
+    server = f"setsid {shlex.join(tcp(port))} >/dev/null 2>&1 </dev/null &"
+    return f"{server}\n{until_it_serves(port)}\n{then}"

@@ -21,6 +21,7 @@ import pty
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,7 +44,7 @@ def become(command: list[str]) -> NoReturn:
     os.execvp(command[0], command)
 
 
-def orphan(command: list[str], *, own_session: bool) -> None:
+def orphan(command: list[str], *, own_session: bool = True) -> NoReturn:
     """Leave the command behind: its parent has ended before it starts."""
     if own_session:
         if os.fork():
@@ -56,6 +57,10 @@ def orphan(command: list[str], *, own_session: bool) -> None:
         time.sleep(0.0005)
     tell(launched=os.getpid())
     become(command)
+
+
+def adopted(command: list[str]) -> NoReturn:
+    orphan(command, own_session=False)
 
 
 def attended(command: list[str]) -> NoReturn:
@@ -74,30 +79,15 @@ def terminal(command: list[str]) -> NoReturn:
     if child == 0:
         become(command)
     tell(launched=child, launcher=os.getpid())
-    try:
+    with suppress(OSError):  # EIO: no process has the other end open any more
         while os.read(master, 65536):
             pass
-    except OSError:  # EIO: no process has the other end open any more
-        pass
     while True:
         signal.pause()
 
 
-def main() -> None:
-    mode, dashes, *command = sys.argv[1:]
-    assert dashes == "--"
-    match mode:
-        case "orphan":
-            orphan(command, own_session=True)
-        case "adopted":
-            orphan(command, own_session=False)
-        case "attended":
-            attended(command)
-        case "terminal":
-            terminal(command)
-        case _:
-            sys.exit(f"{mode}: no such mode")
-
-
 if __name__ == "__main__":
-    main()
+    mode, dashes, *words = sys.argv[1:]
+    assert dashes == "--"
+    modes = {each.__name__: each for each in (orphan, adopted, attended, terminal)}
+    modes[mode](words)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
-from functools import cache
+from functools import cache, partialmethod
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -83,12 +83,12 @@ def needs_namespace(*flags: str) -> pytest.MarkDecorator:
 # Conditions
 
 
-def wait_until(condition: Callable[[], _T], what: str, *, patience: float = PATIENCE) -> _T:
+def wait_until(condition: Callable[[], _T], what: str) -> _T:
     """Return the first true answer of *condition*; fail, naming *what*, when patience is over."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while not (answer := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {patience:g} s in vain: {what}")
+            pytest.fail(f"waited {PATIENCE:g} s in vain: {what}")
         time.sleep(0.005)
     return answer
 
@@ -276,23 +276,14 @@ class Call:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        self.errors = b""
-
-    def wait_line(self) -> str:
-        """The next line on its standard error."""
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        self.errors += line
-        return line.decode()
 
     def answer(self) -> Report | PortfreeError:
         try:
             output, errors = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired as expired:
             pytest.fail(f"the call does not end: {expired.output!r} {expired.stderr!r}")
-        self.errors += errors
         if self.process.returncode or not output:
-            pytest.fail(f"the call ended with {self.process.returncode}:\n{self.errors.decode()}")
+            pytest.fail(f"the call ended with {self.process.returncode}:\n{errors.decode()}")
         answer = pickle.loads(output)
         assert isinstance(answer, (Report, PortfreeError))
         return answer
@@ -415,17 +406,9 @@ class Processes:
             self._remember(pid)
         return started
 
-    def orphan(self, command: Sequence[str], **options: Any) -> Started:
-        """A process that has lost its parent, and whose session's leader is gone."""
-        return self.start("orphan", command, **options)
-
-    def attended(self, command: Sequence[str], **options: Any) -> Started:
-        """A process that a living program started and looks after."""
-        return self.start("attended", command, **options)
-
-    def child(self, command: Sequence[str], **options: Any) -> Started:
-        """A child of this test run."""
-        return self.start("child", command, **options)
+    orphan = partialmethod(start, "orphan")
+    attended = partialmethod(start, "attended")
+    child = partialmethod(start, "child")
 
     def call(
         self,
@@ -457,8 +440,10 @@ class Processes:
 
     def members(self) -> Iterator[int]:
         """Every process that has our token in its environment."""
-        mark = f"{TOKEN}={self.token}".encode()
-        return (pid for pid in pids() if mark in environment(pid).split(b"\0"))
+        return filter(self._is_ours, pids())
+
+    def _is_ours(self, pid: int) -> bool:
+        return f"{TOKEN}={self.token}".encode() in environment(pid).split(b"\0")
 
     def close(self) -> None:
         """Kill whatever is left, by identity, and wait until it is gone."""
@@ -485,10 +470,9 @@ class Processes:
         In a pid namespace of its own a process knows itself by a number that another process has
         here, so only the token proves that it is.
         """
-        if pid is None or f"{TOKEN}={self.token}".encode() not in environment(pid).split(b"\0"):
-            return
-        with suppress(AssertionError):  # gone in the meantime
-            self._known.add(Identity.of(pid))
+        if pid is not None and self._is_ours(pid):
+            with suppress(AssertionError):  # gone in the meantime
+                self._known.add(Identity.of(pid))
 
 
 def calling(

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers.processes import HERE, PATIENCE, SERVERS, wait_until
+from helpers.processes import HERE, LAUNCH, PATIENCE, SERVERS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,12 +73,8 @@ class Running:
     @property
     def output(self) -> Ended:
         """What it has said until now; the code means nothing yet."""
-        out, err = (path.read_text(errors="replace") if path else "" for path in self._paths)
-        return Ended(-1, out, err)
-
-    @property
-    def _paths(self) -> tuple[Path, Path | None]:
-        return self._out, self._err
+        err = self._err.read_text(errors="replace") if self._err else ""
+        return Ended(-1, self._out.read_text(errors="replace"), err)
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Wait until it has said this, so many times."""
@@ -86,12 +82,7 @@ class Running:
         def said() -> int:
             return sum(each.count(text) for each in self.output[1:])
 
-        # Three interpreters may have to start before it says anything.
-        wait_until(
-            lambda: said() >= times or self.process.poll() is not None,
-            f"{text!r} in {self._out}",
-            patience=3 * PATIENCE,
-        )
+        wait_until(lambda: said() >= times or self.process.poll() is not None, f"{text!r} is said")
         assert said() >= times, self.output
 
     def signal(self, number: signal.Signals = signal.SIGINT) -> None:
@@ -99,7 +90,7 @@ class Running:
         os.killpg(self.process.pid, number)
 
     def ended(self) -> Ended:
-        code = self.process.wait(3 * PATIENCE)
+        code = self.process.wait(PATIENCE)
         return self.output._replace(code=code)
 
     def kill(self) -> None:
@@ -149,7 +140,7 @@ class Project:
 
     def write_careless(self, name: str) -> None:
         """Write the module, or program, that starts servers and leaves them behind."""
-        self.write(name, (HERE / "careless.py").read_text(), SERVERS=SERVERS)
+        self.write(name, (HERE / "careless.py").read_text(), SERVERS=SERVERS, LAUNCH=LAUNCH)
 
     def orphan(self, command: Sequence[str], **env: str) -> Started:
         """A server of this project that an earlier run has left behind."""

@@ -111,11 +111,9 @@ class Loop:
         connection.sendall(b"accepted\n")
 
     def _read(self, connection: socket.socket) -> None:
-        try:
+        with suppress(OSError):
             if connection.recv(65536):
                 return
-        except OSError:
-            pass
         self._selector.unregister(connection)
         self._open.discard(connection)
         connection.close()
@@ -204,22 +202,16 @@ def connect(target: str) -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tcp", action="append", default=[], metavar="HOST:PORT")
-    parser.add_argument("--udp", action="append", default=[], metavar="HOST:PORT")
-    parser.add_argument("--bound", action="append", default=[], metavar="HOST:PORT")
-    parser.add_argument("--reuseport", action="store_true")
-    parser.add_argument("--ignore", action="append", default=[], metavar="SIGNAL")
-    parser.add_argument("--flush", metavar="MARKER")
+    for name in ("tcp", "udp", "bound", "ignore"):  # an address, or the name of a signal
+        parser.add_argument(f"--{name}", action="append", default=[])
+    for name in ("flush", "drain"):
+        parser.add_argument(f"--{name}", metavar="MARKER")
+    for name in ("close-first", "dead-main", "reuseport", "stop-self", "supervise", "wipe"):
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--flush-seconds", type=float, default=0.3)
-    parser.add_argument("--drain", metavar="MARKER")
-    parser.add_argument("--close-first", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--dead-main", action="store_true")
-    parser.add_argument("--stop-self", action="store_true")
-    parser.add_argument("--wipe", action="store_true")
     parser.add_argument("--uid", type=int)
     parser.add_argument("--connect", metavar="HOST:PORT")
-    parser.add_argument("--supervise", action="store_true")
     parser.add_argument("--run", action="store_true", help="then run the command, and end with it")
     parser.add_argument("--hand-down", action="store_true", help="to that command: the sockets")
     parser.add_argument("command", nargs="*")

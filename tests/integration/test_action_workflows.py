@@ -274,7 +274,7 @@ def test_workflows(server_process: Actor, processes: Processes) -> None:
 
     process = server_process.start()
     pid = server_process.home / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text().strip(), "the step runs", patience=60)
+    wait_until(lambda: pid.exists() and pid.read_text().strip(), "the step runs")
     # What the runner sends, to whom it sends it: the step's shell, which has become portfree.
     began = time.monotonic()
     os.kill(int(pid.read_text()), signal.SIGINT)

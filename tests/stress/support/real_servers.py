@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 
 from helpers.processes import (
-    PATIENCE,
     Identity,
     Processes,
     Started,
@@ -186,7 +185,7 @@ class RunningServer:
         before = {*pids()}
         started_one = self._start(left)
         try:
-            wait_until(self._is_up, f"{spec.name} is up", patience=2 * PATIENCE)
+            wait_until(self._is_up, f"{spec.name} is up")
         except pytest.fail.Exception as failed:
             pytest.fail(f"{failed}\n{self.log}")
         finally:

@@ -12,16 +12,18 @@ import signal
 import subprocess
 import sys
 import termios
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.adoption import bash, until_it_serves
-from helpers.processes import PATIENCE, Identity, Processes, wait_until
+from helpers.processes import PATIENCE, Identity, Processes, children, stat, tcp, wait_until
+from portfree import Port
+from portfree._system.linux import LinuxSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 # A command that writes down what it is and which signals it gets, one word a line. SIGUSR1 ends it
@@ -184,3 +186,54 @@ def shell(script: str) -> list[str]:
 
 def states(*processes: Identity) -> str:
     return "".join(seen.state for process in processes if (seen := process.stat))
+
+
+# Daemons that a command leaves, and which process has adopted them
+
+
+@contextmanager
+def port_of_ours(processes: Processes) -> Iterator[int]:
+    """A port of ours: what holds it in the end was started by this test, and is killed."""
+    port = processes.free_port()
+    yield port
+    system = LinuxSystem()
+    while system.sockets([Port(port)]):
+        for left in holders_of(port):
+            left.send(signal.SIGKILL)
+            left.wait_gone()
+
+
+def bash(script: str) -> list[str]:
+    return ["bash", "-c", script]
+
+
+def daemon(port: int, *flags: str) -> str:
+    """A line of bash: a server in a session of its own, in another folder, without environment."""
+    server = f"(cd /; setsid -f env -i {shlex.join(tcp(port, *flags))})"
+    return f"{server}; {until_it_serves(port)}"
+
+
+def until_it_serves(port: int) -> str:
+    return f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done"
+
+
+def holders_of(port: int) -> set[Identity]:
+    system = LinuxSystem()
+    owners = system.owners({each.id for each in system.sockets([Port(port)])})
+    return {Identity.of(pid) for pid in frozenset().union(*owners.pids.values())}
+
+
+def holder_of(port: int) -> Identity:
+    """The one process that has the port."""
+    (found,) = holders_of(port)
+    return found
+
+
+def parent(process: Identity) -> int:
+    seen = process.stat
+    assert seen is not None
+    return seen.ppid
+
+
+def zombies(pid: int) -> list[int]:
+    return [each for each in children(pid) if (seen := stat(each)) and seen.state == "Z"]

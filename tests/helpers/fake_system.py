@@ -263,11 +263,8 @@ class FakeSystem:
             if port in self.binds:
                 return self.binds[port]
             on_port = [s for s in self._sockets() if s.port == port]
-            if not on_port:
-                return "free"
-            if reuse and port not in self.blocking_reuse and not any(s.holds for s in on_port):
-                return "free"
-            return "in-use"
+            shared = reuse and port not in self.blocking_reuse and not any(s.holds for s in on_port)
+            return "free" if shared or not on_port else "in-use"
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         with self._asked("sockets"):
@@ -386,13 +383,9 @@ class FakeSystem:
         delay = None if signal == "CONT" else actor.dies.get(signal, 0.0)
         if delay is not None:
             self.after(delay, actor.end)
-            if delay == 0:
-                self._run_due()
+            while delay == 0 and self._events and self._events[0][0] <= self._clock:
+                heapq.heappop(self._events)[2]()
         return True
-
-    def _run_due(self) -> None:
-        while self._events and self._events[0][0] <= self._clock:
-            heapq.heappop(self._events)[2]()
 
     def _tick(self, to: float) -> None:
         if to > self._clock:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helpers.adoption import until_it_serves
+from helpers.commands import until_it_serves
 from helpers.processes import tcp
 from helpers.reports import BORN_IN
 

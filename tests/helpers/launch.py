@@ -1,16 +1,8 @@
 """How the tests start a process: left behind, looked after, or in a terminal.
 
-Run as a program: ``python -S launch.py MODE -- COMMAND…``. The pid of the command, which becomes
-the command itself by exec, is told through the descriptor that ``STAGE_READY`` names.
-
-=============  ====================================================================================
-mode           the command
-=============  ====================================================================================
-``orphan``     has lost its parent, and its session's leader is gone: fork, setsid, fork, exec
-``adopted``    has lost its parent, but stays in the session that it was started from
-``attended``   is a child of this program, which looks after it and stays
-``terminal``   leads the session of a new terminal, whose other end this program holds
-=============  ====================================================================================
+Run as a program: ``python -S launch.py MODE -- COMMAND…``, where a mode is one of the functions
+below. The pid of the command, which becomes the command itself by exec, is told through the
+descriptor that ``STAGE_READY`` names.
 """
 
 from __future__ import annotations
@@ -45,7 +37,7 @@ def become(command: list[str]) -> NoReturn:
 
 
 def orphan(command: list[str], *, own_session: bool = True) -> NoReturn:
-    """Leave the command behind: its parent has ended before it starts."""
+    """Leave the command behind: its parent, and the leader of its session, end before it starts."""
     if own_session:
         if os.fork():
             os._exit(0)
@@ -60,6 +52,7 @@ def orphan(command: list[str], *, own_session: bool = True) -> NoReturn:
 
 
 def adopted(command: list[str]) -> NoReturn:
+    """Leave it behind in the session that it was started from."""
     orphan(command, own_session=False)
 
 

@@ -52,13 +52,14 @@ NOBODY = 65534
 
 # What tells a process where it was born, and must not reach the processes of a test from the run
 # that tests portfree. TMUX and GITHUB_ would make a launcher or a CI job of us.
-_LEAKS = frozenset({*MARKS, *CI_JOB_IDS, "SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"})
-_LEAKING = ("PORTFREE_", "NOX_", "TOX_", "PYTEST_", "TMUX", "GITHUB_", "RUNNER_")
+_LEAKING = (
+    *(*MARKS, *CI_JOB_IDS, "PORTFREE_", "NOX_", "TOX_", "PYTEST_", "TMUX", "GITHUB_", "RUNNER_"),
+    *("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"),
+)
 
 Mode = Literal["orphan", "adopted", "attended", "terminal", "child"]
 
 _T = TypeVar("_T")
-
 
 # For tests of what lies above the backends, which is the same with either.
 one_backend = pytest.mark.parametrize("backend", ["linux"], indirect=True)
@@ -73,10 +74,7 @@ def needs_program(name: str) -> pytest.MarkDecorator:
 def needs_namespace(*flags: str) -> pytest.MarkDecorator:
     """Skip where the kernel, or our place in it, makes no namespace of that kind."""
     command = ["unshare", *flags, "true"]
-    made = (
-        bool(shutil.which("unshare"))
-        and not subprocess.run(command, capture_output=True).returncode
-    )
+    made = shutil.which("unshare") and not subprocess.run(command, capture_output=True).returncode
     return pytest.mark.skipif(not made, reason=f"cannot run `{' '.join(command)}` here")
 
 
@@ -271,21 +269,16 @@ class Started:
         return facts
 
 
-class Call:
+class Call(NamedTuple):
     """A call of `free_ports` under way in a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
+    process: subprocess.Popen[bytes]
 
     def answer(self) -> Report | PortfreeError:
-        try:
-            output, errors = self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired as expired:
-            pytest.fail(f"the call does not end: {expired.output!r} {expired.stderr!r}")
-        if self.process.returncode or not output:
-            pytest.fail(f"the call ended with {self.process.returncode}:\n{errors.decode()}")
-        answer = pickle.loads(output)
-        assert isinstance(answer, (Report, PortfreeError))
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        assert output, f"the call ended with {self.process.returncode}:\n{errors.decode()}"
+        assert not self.process.returncode, errors
+        answer: Report | PortfreeError = pickle.loads(output)
         return answer
 
     def report(self) -> Report:
@@ -339,11 +332,7 @@ class Processes:
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Ours, without what tells of the run that we are in, and with our token."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in _LEAKS and not name.startswith(_LEAKING)
-        }
+        kept = {name: said for name, said in os.environ.items() if not name.startswith(_LEAKING)}
         return {**kept, TOKEN: self.token, **(extra or {})}
 
     def popen(
@@ -547,13 +536,12 @@ def tail(folder: Path) -> str:
 
 def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
     """Whether a server, with SO_REUSEADDR as most have it, can have the port."""
-    with socket.socket(socket.AF_INET, kind) as sock:
+    try:
         if kind is socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("0.0.0.0", port))
-            if kind is socket.SOCK_STREAM:
-                sock.listen()
-        except OSError:
-            return False
+            socket.create_server(("0.0.0.0", port)).close()
+        else:
+            with socket.socket(socket.AF_INET, kind) as sock:
+                sock.bind(("0.0.0.0", port))
+    except OSError:
+        return False
     return True

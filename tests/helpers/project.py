@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -165,12 +166,10 @@ class Project:
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> Ended:
         return self.start(*command, env=env).ended()
 
-    def start_module(self, *words: str, env: Mapping[str, str] | None = None) -> Running:
-        return self.start(sys.executable, "-m", *words, env=env)
-
-    def module(self, *words: str, env: Mapping[str, str] | None = None) -> Ended:
-        """Run a module of ours, such as pytest, with these arguments."""
-        return self.start_module(*words, env=env).ended()
+    # The same for a module of ours, such as pytest, with these arguments.
+    start_module = partialmethod(start, sys.executable, "-m")
+    module = partialmethod(run, sys.executable, "-m")
+    pytest = partialmethod(run, sys.executable, "-m", "pytest")
 
     def tests(self, text: str, **values: object) -> None:
         """Write tests/test_it.py, which need not import what most of them need."""
@@ -181,9 +180,6 @@ class Project:
         lines = ["[pytest]", f"free_ports = {' '.join(map(str, ports or (self.port,)))}"]
         lines += [f"free_ports_{key} = {value}" for key, value in settings.items()]
         self.write("pytest.ini", "\n".join([*lines, ""]))
-
-    def pytest(self, *words: str, env: Mapping[str, str] | None = None) -> Ended:
-        return self.module("pytest", *words, env=env)
 
     def done(self, *command: str, env: Mapping[str, str] | None = None) -> str:
         """What a command says that must succeed."""

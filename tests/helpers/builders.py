@@ -15,18 +15,7 @@ from typing import Any
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-from helpers.plain_processes import (
-    BOB,
-    HOME,
-    INIT,
-    ME,
-    OUR_PYTEST,
-    OUR_SHELL,
-    PORT,
-    PROJECT,
-    ROOT,
-    THEIR_SHELL,
-)
+from helpers.plain_processes import HOME, INIT, ME, NAMES, PORT, PROJECT, THEIR_SHELL, US
 from helpers.plain_processes import process as process
 from helpers.plain_processes import titled as titled
 from portfree._core.ancestry import Holder
@@ -66,9 +55,7 @@ def holder(
         sockets=frozenset(sockets),
         lineage=tuple(lineage),
         project=PROJECT,
-        user={ME: "me", BOB: "bob", ROOT: "root"}.get(own.owner, "")
-        if isinstance(own.owner, int)
-        else "",
+        user=NAMES.get(own.owner, "") if isinstance(own.owner, int) else "",
     )
     return plain._replace(**findings)
 
@@ -104,7 +91,7 @@ def neighbour(*processes: Process, project: str | None = PROJECT) -> Neighbour:
 
 def context(*us: Process | str, **circumstances: Any) -> Context:
     """The caller and its ancestors, caller first: a pytest in a terminal, if none are given."""
-    caller, *lineage = family(*(us or (OUR_PYTEST, OUR_SHELL, INIT)), first=900)
+    caller, *lineage = family(*(us or US), first=900)
     plain = Context(
         caller=caller, lineage=tuple(lineage), owners=frozenset({ME}), home=HOME, project=PROJECT
     )
@@ -120,13 +107,8 @@ def beside(original: Process, *above: Process, project: str | None = PROJECT) ->
 
 def lineage_of(own: Process, everything: list[Process]) -> tuple[Process, ...]:
     """The ancestors of one of these processes, parent first."""
-    by_pid = {each.pid: each for each in everything}
-    found: list[Process] = []
-    child = own
-    while child.ppid and (parent := by_pid.get(child.ppid)):
-        found.append(parent)
-        child = parent
-    return tuple(found)
+    parent = {each.pid: each for each in everything}.get(own.ppid or 0)
+    return (parent, *lineage_of(parent, everything)) if parent else ()
 
 
 # Rows of tables.

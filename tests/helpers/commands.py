@@ -12,19 +12,16 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers.processes import PATIENCE, Identity, Processes, children, stat, tcp, wait_until
 from portfree import Port
 from portfree._system.linux import LinuxSystem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
 
 # A command that writes down what it is and which signals it gets, one word a line. SIGUSR1 ends it
 # with code 7: whatever was sent before that has arrived by then, once or twice.
@@ -44,7 +41,6 @@ say(f"ready {os.getpid()}")
 while True:
     signal.pause()
 """
-
 
 # Runs `portfree run` with other timings, or as on a system that does not tell who sent a signal.
 DRIVER = """
@@ -80,7 +76,7 @@ class Running:
                 stdout=theirs,
                 stderr=theirs,
                 start_new_session=True,
-                preexec_fn=_take_terminal if terminal else None,
+                preexec_fn=partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0) if terminal else None,
             )
         finally:
             os.close(theirs)
@@ -129,10 +125,6 @@ class Running:
             chunk = b""
         self.output += chunk.decode(errors="replace")
         return chunk
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def portfree_run(driver: Mapping[str, object] | None = None) -> list[str]:

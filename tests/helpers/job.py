@@ -7,18 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from helpers.commands import until_it_serves
-from helpers.processes import tcp
+from helpers.processes import Processes, tcp
 from helpers.reports import BORN_IN
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from helpers.processes import Processes
-
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".github" / "action.sh"

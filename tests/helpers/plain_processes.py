@@ -9,6 +9,7 @@ from portfree._system.interface import Process
 from portfree.model import Port
 
 ME, BOB, ROOT = 1000, 1001, 0
+NAMES = {ME: "me", BOB: "bob", ROOT: "root"}
 HOME = "/home/me"
 PROJECT = "/home/me/shop"
 ELSEWHERE = "/home/me/unrelated"
@@ -47,4 +48,5 @@ USER_MANAGER = process(400, "/usr/lib/systemd/systemd --user", cwd=HOME, unit="u
 OUR_SHELL = process(800, "-zsh", name="zsh", terminal="pts/1")
 OUR_PYTEST = process(900, "python -m pytest", session=800, terminal="pts/1", foreground=True)
 THEIR_SHELL = process(600, "-zsh", name="zsh", terminal="pts/2")
+US = (OUR_PYTEST, OUR_SHELL, INIT)
 THEIR_PYTEST = process(700, "python -m pytest tests/slow", session=600, terminal="pts/2")

@@ -20,21 +20,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, partialmethod
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
 
 from portfree import HolderReport, Outcome, PortfreeError, Report
 from portfree._system.interface import CI_JOB_IDS, MARKS
 from portfree._system.linux import LinuxSystem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
 
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers.py"

@@ -8,16 +8,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partialmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from helpers.processes import HERE, LAUNCH, PATIENCE, SERVERS, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from helpers.processes import Processes, Started
+from helpers.processes import HERE, LAUNCH, PATIENCE, SERVERS, Processes, Started, wait_until
 
 TEST = "tests/test_api.py::test_search (setup)"
 """The test that a server was started in, for a server that no test has started."""

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from portfree import HolderReport, Outcome, Port, Report, Verdict
 from portfree._output.words import ending_words
-from portfree.model import (
-    Advice,
-    Ending,
-    HolderReport,
-    Origin,
-    Outcome,
-    Port,
-    Report,
-    Request,
-    Verdict,
-)
+from portfree.model import Advice, Ending, Origin, Request
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0

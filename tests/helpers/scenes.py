@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from helpers.builders import below, born, context, holder, neighbour
-from helpers.plain_processes import (
-    HOME,
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    THEIR_PYTEST,
-    THEIR_SHELL,
-    fork,
-    process,
-    titled,
-)
+from helpers.builders import below, born, context, holder, neighbour, process, titled
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, THEIR_PYTEST, THEIR_SHELL, fork
 from portfree._core.ancestry import Holder, SessionFolder, named
 from portfree._core.context import Context
 from portfree._core.judge import judge
@@ -129,7 +119,7 @@ def narrowest(found: Holder, asked: Context) -> str:
     return next(iter(stops), "never")
 
 
-PM2 = titled(9, "PM2 v5.3.0: God Daemon (/home/me/.pm2)", cwd=HOME)
+PM2 = titled(9, "PM2 v5.3.0: God Daemon (/home/me/.pm2)", cwd="/home/me")
 MUX = titled(2000, "ssh: /home/me/.ssh/cm [mux]", name="ssh", environment="wiped", cwd="/")
 SERVER = process(2000)
 

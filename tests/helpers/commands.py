@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,8 +81,7 @@ class Running:
             )
         finally:
             os.close(theirs)
-        self._mine = mine
-        self.output = ""
+        self._mine, self.output = mine, ""
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to portfree alone."""
@@ -162,13 +162,8 @@ class Recorder:
         wait_until(lambda: word in self.signals, f"the command gets {word}")
 
 
-def run(
-    processes: Processes,
-    *words: str,
-    env: Mapping[str, str] | None = None,
-    prefix: Sequence[str] = (),
-) -> tuple[int, str]:
-    running = Running(processes, words, env=env, prefix=prefix)
+def run(processes: Processes, *words: str, **options: Any) -> tuple[int, str]:
+    running = Running(processes, words, **options)
     return running.end(), running.output
 
 

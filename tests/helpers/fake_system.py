@@ -230,8 +230,7 @@ class FakeSystem:
         def again() -> None:
             if supervisor.alive:
                 kept: dict[str, Any] = {"cwd": server.process.cwd, "marks": server.process.marks}
-                name = server.process.name
-                fresh = self.server(name=name, ppid=supervisor.pid, **kept, **where)
+                fresh = self.server(name=server.process.name, ppid=supervisor.pid, **kept, **where)
                 fresh.dies = dict(server.dies)
                 fresh.at_end.append(ended)
 

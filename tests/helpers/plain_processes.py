@@ -19,16 +19,8 @@ PORT = Port(8000)
 def process(pid: int = 2000, command: str = "python server.py", **facts: Any) -> Process:
     """A process of ours, in our project, alone in its session and without a terminal."""
     argv = tuple(shlex.split(command))
-    plain = Process(
-        pid=pid,
-        ppid=0,
-        start=pid,
-        name=argv[0].rsplit("/", 1)[-1][:15],
-        argv=argv,
-        owner=ME,
-        cwd=PROJECT,
-        session=pid,
-    )
+    name = argv[0].rsplit("/", 1)[-1][:15]
+    plain = Process(pid, 0, pid, name, argv, ME, cwd=PROJECT, session=pid)
     return plain._replace(**facts)
 
 

@@ -435,10 +435,8 @@ class Processes:
         """Kill whatever is left, by identity, and wait until it is gone."""
         wait_until(self._clear, "all processes have ended")
         for process in self._children:
-            process.wait(PATIENCE)
-            for stream in (process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
+            with process:  # which closes its pipes
+                process.wait(PATIENCE)
         self._open.close()
 
     def _clear(self) -> bool:
@@ -451,11 +449,8 @@ class Processes:
         return not left
 
     def _remember(self, pid: int | None) -> None:
-        """Note a process to clear away, if it is ours.
-
-        In a pid namespace of its own a process knows itself by a number that another process has
-        here, so only the token proves that it is.
-        """
+        # In a pid namespace of its own a process knows itself by a number that another process has
+        # here, so only the token proves that it is ours.
         if pid is not None and self._is_ours(pid):
             with suppress(AssertionError):  # gone in the meantime
                 self._known.add(Identity.of(pid))

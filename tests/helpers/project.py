@@ -63,9 +63,7 @@ class Running:
     """A command at work, in a session of its own, as a terminal would start it."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path | None) -> None:
-        self.process = process
-        self._out = out
-        self._err = err
+        self.process, self._out, self._err = process, out, err
 
     @property
     def output(self) -> Ended:

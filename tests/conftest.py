@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 
 from helpers.fake_system import FakeSystem
-from helpers.figures import PROPERTY, Figures, table
 from portfree._system.interface import CI_JOB_IDS, MARKS, XDIST_WORKER
+from stress.support.figures import PROPERTY, Figures, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,7 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Starts real processes, and clears away every one of them, whatever the test does."""
+    """Starts real processes, and kills every one of them in the end."""
     from helpers.processes import Processes  # which needs Linux, where tests/unit does not
 
     folder = tmp_path / "processes"

@@ -10,30 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import TypedDict, Unpack
+from typing import Any
 
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-from helpers.plain_processes import (
-    BOB,
-    HOME,
-    INIT,
-    ME,
-    OUR_PYTEST,
-    OUR_SHELL,
-    PORT,
-    PROJECT,
-    ROOT,
-    THEIR_SHELL,
-    Facts,
-)
+from helpers.plain_processes import HOME, INIT, ME, NAMES, PORT, PROJECT, THEIR_SHELL, US
 from helpers.plain_processes import process as process
 from helpers.plain_processes import titled as titled
-from portfree._core.ancestry import Holder, SessionFolder
-from portfree._core.context import Context, Neighbour, Phase
+from portfree._core.ancestry import Holder
+from portfree._core.context import Context, Neighbour
 from portfree._system.interface import Process, Socket
-from portfree.model import Port, Scope
+from portfree.model import Port
 
 
 def family(*processes: Process | str, first: int | None = None) -> tuple[Process, ...]:
@@ -55,22 +43,8 @@ def socket(id_: int = 1, port: Port = PORT) -> Socket:
     return Socket(id_, port, "listening", "127.0.0.1")
 
 
-class Findings(TypedDict, total=False):
-    """What a survey finds out about a holder beside the processes."""
-
-    pinned: bool
-    project: str | None
-    repository: str | None
-    leader: Process | None
-    folder: SessionFolder | None
-    users: tuple[Holder, ...]
-    live_runs: frozenset[str]
-    user: str
-    engine: str
-
-
 def holder(
-    *processes: Process | str, sockets: Iterable[Socket] = (socket(),), **findings: Unpack[Findings]
+    *processes: Process | str, sockets: Iterable[Socket] = (socket(),), **findings: Any
 ) -> Holder:
     """A holder of port 8000 and its ancestors, as `family` links them; an orphan in our project, if
     none are given.
@@ -81,24 +55,22 @@ def holder(
         sockets=frozenset(sockets),
         lineage=tuple(lineage),
         project=PROJECT,
-        user={ME: "me", BOB: "bob", ROOT: "root"}.get(own.owner, "")
-        if isinstance(own.owner, int)
-        else "",
+        user=NAMES.get(own.owner, "") if isinstance(own.owner, int) else "",
     )
     return plain._replace(**findings)
 
 
-def below(*above: Process | str, **findings: Unpack[Findings]) -> Holder:
+def below(*above: Process | str, **findings: Any) -> Holder:
     """The server of the scene, below other ancestors."""
     return holder(process(), *family(*above), **findings)
 
 
-def orphan(command: str = "python server.py", **facts: Unpack[Facts]) -> Holder:
+def orphan(command: str = "python server.py", **facts: Any) -> Holder:
     """A server that init has adopted."""
     return holder(process(2000, command, **facts), INIT)
 
 
-def born(marks: Mapping[str, str], /, **facts: Unpack[Facts]) -> Process:
+def born(marks: Mapping[str, str], /, **facts: Any) -> Process:
     """The server of the scene, with marks."""
     return process(2000, **facts)._replace(marks=marks)
 
@@ -117,30 +89,9 @@ def neighbour(*processes: Process, project: str | None = PROJECT) -> Neighbour:
     return Neighbour(own, tuple(lineage), project)
 
 
-class Circumstances(TypedDict, total=False):
-    """What the caller asks for, and what goes on."""
-
-    platform: str
-    scope: Scope
-    phase: Phase
-    owners: frozenset[int | str]
-    privileged: bool
-    home: str
-    project: str | None
-    run: tuple[str, ...]
-    ending: str | None
-    began: float | None
-    quiet: frozenset[Port]
-    time: float
-    jobs: Mapping[str, str]
-    unit: str | None
-    neighbours: tuple[Neighbour, ...]
-    main_service: frozenset[int]
-
-
-def context(*us: Process | str, **circumstances: Unpack[Circumstances]) -> Context:
+def context(*us: Process | str, **circumstances: Any) -> Context:
     """The caller and its ancestors, caller first: a pytest in a terminal, if none are given."""
-    caller, *lineage = family(*(us or (OUR_PYTEST, OUR_SHELL, INIT)), first=900)
+    caller, *lineage = family(*(us or US), first=900)
     plain = Context(
         caller=caller, lineage=tuple(lineage), owners=frozenset({ME}), home=HOME, project=PROJECT
     )
@@ -156,13 +107,8 @@ def beside(original: Process, *above: Process, project: str | None = PROJECT) ->
 
 def lineage_of(own: Process, everything: list[Process]) -> tuple[Process, ...]:
     """The ancestors of one of these processes, parent first."""
-    by_pid = {each.pid: each for each in everything}
-    found: list[Process] = []
-    child = own
-    while child.ppid and (parent := by_pid.get(child.ppid)):
-        found.append(parent)
-        child = parent
-    return tuple(found)
+    parent = {each.pid: each for each in everything}.get(own.ppid or 0)
+    return (parent, *lineage_of(parent, everything)) if parent else ()
 
 
 # Rows of tables.

@@ -15,15 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-SERVERS = "$SERVERS"
-
-AWAY = """
-import os, sys
-if os.fork(): os._exit(0)
-os.setsid()
-if os.fork(): os._exit(0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
+SERVERS, LAUNCH = "$SERVERS", "$LAUNCH"
 
 
 def command(port: int, *flags: str) -> list[str]:
@@ -63,7 +55,7 @@ def child(port: int, *flags: str, session: bool = False) -> subprocess.Popen[byt
 
 
 def daemon(port: int) -> None:
-    assert start([sys.executable, "-S", "-c", AWAY, *command(port)]).wait() == 0
+    assert start([sys.executable, "-S", LAUNCH, "orphan", "--", *command(port)]).wait() == 0
     wait_until(lambda: accepts(port))
 
 

@@ -7,26 +7,22 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import termios
-import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
-from helpers.processes import (
-    PATIENCE,
-    Identity,
-    Processes,
-    wait_until,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
+from helpers.processes import PATIENCE, Identity, Processes, children, stat, tcp, wait_until
+from portfree import Port
+from portfree._system.linux import LinuxSystem
 
 # A command that writes down what it is and which signals it gets, one word a line. SIGUSR1 ends it
 # with code 7: whatever was sent before that has arrived by then, once or twice.
@@ -46,21 +42,6 @@ say(f"ready {os.getpid()}")
 while True:
     signal.pause()
 """
-
-
-# A command that starts a server, waits until it serves, and ends in the way that it was told.
-LEAVER = """
-import json, os, socket, subprocess, sys, time
-how, port, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-subprocess.Popen(command, stdin=subprocess.DEVNULL)
-while socket.socket().connect_ex(("127.0.0.1", port)):
-    time.sleep(0.005)
-if how.startswith("SIG"):
-    import signal
-    os.kill(os.getpid(), getattr(signal, how))
-sys.exit(int(how))
-"""
-
 
 # Runs `portfree run` with other timings, or as on a system that does not tell who sent a signal.
 DRIVER = """
@@ -86,24 +67,21 @@ class Running:
         prefix: Sequence[str] = (),
         program: Sequence[str] = (),
     ) -> None:
-        start = [*portfree_run(driver), *words]
         mine, theirs = pty.openpty() if terminal else os.pipe()
         processes._open.callback(os.close, mine)
         try:
-            self.process = subprocess.Popen(
-                program or [*prefix, *start],
-                env=processes.environment(env),
+            self.process = processes.popen(
+                program or [*prefix, *portfree_run(driver), *words],
+                env,
                 stdin=theirs if terminal else subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
                 start_new_session=True,
-                preexec_fn=_take_terminal if terminal else None,
+                preexec_fn=partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0) if terminal else None,
             )
         finally:
             os.close(theirs)
-        processes._children.append(self.process)
-        self._mine = mine
-        self.output = ""
+        self._mine, self.output = mine, ""
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to portfree alone."""
@@ -114,12 +92,9 @@ class Running:
 
     def wait_for(self, text: str) -> None:
         """Wait until it has written this, on stdout or stderr."""
-        deadline = time.monotonic() + PATIENCE
         while text not in self.output:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._mine], [], [], max(left, 0))
-            chunk = self._read() if ready else b""
-            if not chunk:
+            ready = select.select([self._mine], [], [], PATIENCE)[0]
+            if not ready or not self._read():
                 pytest.fail(f"waited in vain for {text!r}, there was only:\n{self.output}")
 
     def hang_up(self) -> None:
@@ -134,20 +109,13 @@ class Running:
 
         Not for the end of its output: what it leaves behind has that open too.
         """
-        ended = os.pidfd_open(self.process.pid)
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        poll.register(self._mine, select.POLLIN)
-        deadline = time.monotonic() + PATIENCE
-        while ready := dict(poll.poll(max(0, deadline - time.monotonic()) * 1000)):
-            if self._mine in ready:
-                if not self._read():
-                    poll.unregister(self._mine)
-            else:  # it has ended, and all that it has written is read
-                break
+        ended, unread = os.pidfd_open(self.process.pid), [self._mine]
+        while (ready := select.select([ended, *unread], [], [], PATIENCE)[0]) != [ended]:
+            if not ready:
+                pytest.fail(f"it did not end, and wrote only:\n{self.output}")
+            if self._mine in ready and not self._read():
+                unread.clear()
         os.close(ended)
-        if self.process.poll() is None:
-            pytest.fail(f"it did not end, and wrote only:\n{self.output}")
         return self.process.wait()
 
     def _read(self) -> bytes:
@@ -159,10 +127,6 @@ class Running:
         return chunk
 
 
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 def portfree_run(driver: Mapping[str, object] | None = None) -> list[str]:
     if driver is None:
         return [sys.executable, "-m", "portfree", "run"]
@@ -170,7 +134,9 @@ def portfree_run(driver: Mapping[str, object] | None = None) -> list[str]:
 
 
 def leaver(how: int | str, port: int, command: Sequence[str]) -> list[str]:
-    return [sys.executable, "-S", "-c", LEAVER, str(how), str(port), *command]
+    """A command that starts a server, waits until it serves, and ends with a code or a signal."""
+    end = f"exit {how}" if isinstance(how, int) else f"kill -{how[3:]} $$"
+    return bash(f"{shlex.join(command)} </dev/null & {until_it_serves(port)}; {end}")
 
 
 class Recorder:
@@ -196,13 +162,8 @@ class Recorder:
         wait_until(lambda: word in self.signals, f"the command gets {word}")
 
 
-def run(
-    processes: Processes,
-    *words: str,
-    env: Mapping[str, str] | None = None,
-    prefix: Sequence[str] = (),
-) -> tuple[int, str]:
-    running = Running(processes, words, env=env, prefix=prefix)
+def run(processes: Processes, *words: str, **options: Any) -> tuple[int, str]:
+    running = Running(processes, words, **options)
     return running.end(), running.output
 
 
@@ -212,3 +173,54 @@ def shell(script: str) -> list[str]:
 
 def states(*processes: Identity) -> str:
     return "".join(seen.state for process in processes if (seen := process.stat))
+
+
+# Daemons that a command leaves, and which process has adopted them
+
+
+@contextmanager
+def port_of_ours(processes: Processes) -> Iterator[int]:
+    """A port of ours: what holds it in the end was started by this test, and is killed."""
+    port = processes.free_port()
+    yield port
+    system = LinuxSystem()
+    while system.sockets([Port(port)]):
+        for left in holders_of(port):
+            left.send(signal.SIGKILL)
+            left.wait_gone()
+
+
+def bash(script: str) -> list[str]:
+    return ["bash", "-c", script]
+
+
+def daemon(port: int, *flags: str) -> str:
+    """A line of bash: a server in a session of its own, in another folder, without environment."""
+    server = f"(cd /; setsid -f env -i {shlex.join(tcp(port, *flags))})"
+    return f"{server}; {until_it_serves(port)}"
+
+
+def until_it_serves(port: int) -> str:
+    return f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done"
+
+
+def holders_of(port: int) -> set[Identity]:
+    system = LinuxSystem()
+    owners = system.owners({each.id for each in system.sockets([Port(port)])})
+    return {Identity.of(pid) for pid in frozenset().union(*owners.pids.values())}
+
+
+def holder_of(port: int) -> Identity:
+    """The one process that has the port."""
+    (found,) = holders_of(port)
+    return found
+
+
+def parent(process: Identity) -> int:
+    seen = process.stat
+    assert seen is not None
+    return seen.ppid
+
+
+def zombies(pid: int) -> list[int]:
+    return [each for each in children(pid) if (seen := stat(each)) and seen.state == "Z"]

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import psutil
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    import pytest
+import pytest
 
 STATUS = {"status": psutil.STATUS_SLEEPING, "num_threads": 1}
 

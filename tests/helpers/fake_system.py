@@ -1,9 +1,8 @@
 """A machine that exists only in memory, with a clock that jumps: the boundary's stand-in.
 
 Time passes in `FakeSystem.wait` alone, so a test of thirty seconds takes none, and a time that a
-test reads is exact. What happens by itself is scheduled: a process ends some time after a signal,
-forks a worker, lets go of its socket, is started again. Every signal is written down, with the
-process that got it and the time, and so is every pin, so that one that is never closed is seen.
+test reads is exact. What happens by itself is scheduled. Every signal is written down, and every
+pin, so that one that is never closed is seen.
 """
 
 from __future__ import annotations
@@ -11,28 +10,20 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
-from portfree._core.context import Moment, Phase
+from portfree._core.context import Moment
 from portfree._core.free import free
-from portfree._system.interface import (
-    Bind,
-    Environment,
-    Lock,
-    Owners,
-    Pin,
-    Process,
-    Signal,
-    Socket,
-    State,
-)
-from portfree.model import HolderReport, Outcome, Port, Report, Request, Scope
+from portfree._system.interface import Bind, Lock, Owners, Pin, Process, Signal, Socket
+from portfree.model import HolderReport, Outcome, Port, Report, Request
 
-# A survey looks twice, so long apart, before anybody is judged: the first signal comes then.
+# A survey looks twice, so long apart, before it judges: the first signal comes then.
 LOOK = 0.005
 
-# More than any call of portfree needs: who asks more often without waiting goes round in circles.
+# More than any call of portfree asks without waiting, unless it goes round in circles.
 _MOST_QUESTIONS = 20_000
 
 _TICKS_PER_SECOND = 100
@@ -41,10 +32,7 @@ _BOOT = 1_000  # ticks that the machine has run when the first process of a test
 Event = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A signal that was sent."""
-
+class Sent(NamedTuple):
     process: Process
     signal: Signal
     at: float
@@ -69,7 +57,7 @@ class Actor:
     reaped: bool = True
     """Whether its parent takes notice of its end; else it stays as a zombie."""
     hidden: bool = False
-    """Whether nobody may look at its descriptors."""
+    """Whether its descriptors cannot be read."""
     unpinnable: OSError | None = None
     refuses: OSError | None = None
     """What a signal to it raises."""
@@ -84,8 +72,7 @@ class Actor:
 
     def takes(self, **seconds: float) -> Actor:
         """How long it takes to end after a signal: ``takes(TERM=0.3)``."""
-        for name, delay in seconds.items():
-            self.dies[_signal(name)] = delay
+        self.dies |= cast("dict[Signal, float]", seconds)
         return self
 
     def let_go(self) -> None:
@@ -102,23 +89,13 @@ class Actor:
             event()
 
 
-def _signal(name: str) -> Signal:
-    known: dict[str, Signal] = {"TERM": "TERM", "CONT": "CONT", "INT": "INT", "KILL": "KILL"}
-    return known[name]
-
-
 class FakePin:
     """A process held by its identity, as a pidfd holds it."""
 
-    def __init__(self, system: FakeSystem, server_process: Actor) -> None:
-        self._system = system
-        self._actor = server_process
+    def __init__(self, system: FakeSystem, actor: Actor) -> None:
+        self._system, self._actor, self.pid = system, actor, actor.pid
         system.open_pins.append(self)
         system.pins_made += 1
-
-    @property
-    def pid(self) -> int:
-        return self._actor.pid
 
     def alive(self) -> bool:
         self._check()
@@ -140,24 +117,16 @@ class FakeSystem:
     """The `System` of tests."""
 
     def __init__(
-        self,
-        *,
-        name: str = "linux",
-        polite: bool = True,
-        privileged: bool = False,
-        uid: int = 1000,
+        self, *, name: str = "linux", polite: bool = True, privileged: bool = False, uid: int = 1000
     ) -> None:
-        self.name = name
-        self.namespace = ""
-        self.polite = polite
-        self.privileged = privileged
-        self.uid = uid
+        self.name, self.namespace = name, ""
+        self.polite, self.privileged, self.uid = polite, privileged, uid
         self.signals: list[Sent] = []
         self.open_pins: list[FakePin] = []
         self.pins_made = 0
         self.actors: dict[int, Actor] = {}
         self.kernel: dict[Hashable, Socket] = {}
-        """The sockets, by id; one that nobody has open goes away, but for the `lasting` ones."""
+        """The sockets, by id; one that is not open goes away, unless it is `lasting`."""
         self.lasting: set[Hashable] = set()
         self.binds: dict[Port, Bind] = {}
         """What a bind says, whatever the sockets are."""
@@ -172,7 +141,7 @@ class FakeSystem:
         self.witness: Callable[[Actor, Signal], object] = _nothing
         """Told of every signal, right before it takes effect."""
         self.connected: dict[int, set[int]] = {}
-        """Who has a connection with whom, by pid."""
+        """Which processes have a connection with which, by pid."""
         self.locks: dict[str, Lock | bool] = {}
         """The temporary folders of pytest, and their locks."""
         self.outputs: dict[tuple[str, str], str] = {}
@@ -181,13 +150,9 @@ class FakeSystem:
         """How often each method was called."""
         self.misuses: list[str] = []
         """What must never be done: portfree itself would survive the exception alone."""
-        self._clock = 0.0
-        self._numbers = itertools.count()
-        self._inodes = itertools.count(70_000)
-        self._pids = itertools.count(500)
+        self._clock, self._restless = 0.0, 0
+        self._numbers, self._inodes, self._pids = map(itertools.count, (0, 70_000, 500))
         self._events: list[tuple[float, int, Event]] = []
-        self._restless = 0
-
         self.init = self.start("systemd", pid=1, ppid=0, owner=0)
         self.shell = self.start("zsh", ppid=1, argv=("-zsh",), terminal="pts/1", leads=True)
         self.caller = self.start(
@@ -202,139 +167,70 @@ class FakeSystem:
         *,
         pid: int | None = None,
         ppid: int = 1,
-        argv: tuple[str, ...] | None = None,
-        owner: int | None = None,
-        cwd: str | None = "/elsewhere",
-        session: int | None = None,
         leads: bool = False,
-        terminal: str | None = None,
-        foreground: bool = False,
-        marks: Mapping[str, str] | None = None,
-        container: str | None = None,
-        unit: str | None = None,
         start: int | None = None,
-        environment: Environment = "read",
-        forked: bool = False,
-        control_group: str | None = None,
+        **facts: Any,
     ) -> Actor:
         """A new process; its session is its parent's unless it *leads* one of its own."""
         if pid is None:
             pid = next(number for number in self._pids if number not in self.actors)
         parent = self.actors.get(ppid)
-        if session is None:
-            session = pid if leads or parent is None else parent.process.session
-        began = _BOOT + round(self._clock * _TICKS_PER_SECOND) if start is None else start
-        process = Process(
+        began = self.moment() if start is None else start
+        plain = Process(
             pid=pid,
             ppid=ppid,
             start=0 if pid == 1 else began,
             name=name[:15],
-            argv=(name,) if argv is None else argv,
-            owner=self.uid if owner is None else owner,
+            argv=(name,),
+            owner=self.uid,
             started=1_700_000_000.0 + began / _TICKS_PER_SECOND,
-            cwd=cwd,
-            session=session,
-            terminal=terminal,
-            foreground=foreground,
-            marks=dict(marks or {}),
-            container=container,
-            unit=unit,
-            environment=environment,
-            forked=forked,
-            control_group=control_group,
+            cwd="/elsewhere",
+            session=pid if leads or parent is None else parent.process.session,
+            forked=False,
         )
-        server_process = self.actors[pid] = Actor(self, process)
-        return server_process
+        actor = self.actors[pid] = Actor(self, plain._replace(**facts))
+        return actor
 
-    def server(
-        self,
-        port: int = 8000,
-        name: str = "server",
-        *,
-        cwd: str | None = "/elsewhere",
-        ppid: int = 1,
-        owner: int | None = None,
-        marks: Mapping[str, str] | None = None,
-        id: Hashable = None,  # noqa: A002
-    ) -> Actor:
+    def server(self, port: int = 8000, name: str = "server", **facts: Any) -> Actor:
         """A process that listens on a port, in a session of its own."""
-        server_process = self.start(name, ppid=ppid, cwd=cwd, leads=True, owner=owner, marks=marks)
-        self.listen(server_process, port, id=id)
-        return server_process
+        id_ = facts.pop("id", None)
+        actor = self.start(name, leads=True, **facts)
+        self.listen(actor, port, id=id_)
+        return actor
 
-    def listen(
-        self,
-        server_process: Actor | None,
-        port: int | Port = 8000,
-        *,
-        id: Hashable = None,  # noqa: A002
-        state: State = "listening",
-        address: str = "127.0.0.1",
-        peer: str = "",
-        fades_in: float | None = None,
-    ) -> Hashable:
-        """Open a socket, and return its id; without an *actor* nobody is seen with it."""
+    def listen(self, actor: Actor | None, port: int | Port = 8000, **facts: Any) -> Hashable:
+        """Open a socket, and return its id; without an *actor* nothing is seen with it."""
         where = port if isinstance(port, Port) else Port(port)
-        id_ = next(self._inodes) if id is None else id
-        uid = None if server_process is None else server_process.process.owner
-        self.kernel[id_] = Socket(
-            id=id_,
-            port=where,
-            state=state,
-            address=address,
-            uid=uid if isinstance(uid, int) else None,
-            peer=peer,
-            fades_in=fades_in,
-        )
-        if server_process is None:
-            self.lasting.add(id_)
-        else:
-            server_process.holds.add(id_)
-        return id_
+        uid = actor.process.owner if actor else None
+        plain = Socket(None, where, "listening", "127.0.0.1", uid if isinstance(uid, int) else None)
+        socket = plain._replace(**facts)
+        if socket.id is None:
+            socket = socket._replace(id=next(self._inodes))
+        self.kernel[socket.id] = socket
+        (self.lasting if actor is None else actor.holds).add(socket.id)
+        return socket.id
 
     def probe(self, port: int, *, lasts: float, running: bool = False) -> None:
         """Another program tries whether the port is free, as we do; *running*: without its turn."""
-        prober = self.start("prober")
-        prober.process = prober.process._replace(running=running)
+        prober = self.start("prober", running=running)
         self.listen(prober, port, state="bound")
         self.after(lasts, prober.end)
 
     def fork(self, parent: Actor, name: str | None = None) -> Actor:
         """A child that has inherited all open sockets."""
         process = parent.process
-        child = self.start(
-            name or process.name,
-            ppid=parent.pid,
-            argv=process.argv,
-            cwd=process.cwd,
-            marks=process.marks,
-            session=process.session,
-        )
+        same = {fact: getattr(process, fact) for fact in ("argv", "cwd", "marks", "session")}
+        child = self.start(name or process.name, ppid=parent.pid, **same)
         child.holds |= parent.holds
         return child
 
-    def supervise(
-        self,
-        supervisor: Actor,
-        server: Actor,
-        *,
-        after: float,
-        port: int = 8000,
-        id: Hashable = None,  # noqa: A002
-    ) -> None:
+    def supervise(self, supervisor: Actor, server: Actor, *, after: float, **where: Any) -> None:
         """Let the supervisor start the server again, each time *after* so many seconds."""
 
         def again() -> None:
             if supervisor.alive:
-                process = server.process
-                fresh = self.server(
-                    port,
-                    process.name,
-                    cwd=process.cwd,
-                    ppid=supervisor.pid,
-                    marks=process.marks,
-                    id=id,
-                )
+                kept: dict[str, Any] = {"cwd": server.process.cwd, "marks": server.process.marks}
+                fresh = self.server(name=server.process.name, ppid=supervisor.pid, **kept, **where)
                 fresh.dies = dict(server.dies)
                 fresh.at_end.append(ended)
 
@@ -343,25 +239,21 @@ class FakeSystem:
 
         server.at_end.append(ended)
 
-    def recycle(self, server_process: Actor, name: str = "stranger") -> Actor:
-        """The process ends, and its pid passes to somebody else."""
-        server_process.end()
-        self.actors.pop(server_process.pid, None)
-        return self.start(name, pid=server_process.pid, start=int(server_process.process.start) + 1)
+    def recycle(self, actor: Actor, name: str = "stranger") -> Actor:
+        """The process ends, and its pid passes to another one."""
+        actor.end()
+        self.actors.pop(actor.pid, None)
+        return self.start(name, pid=actor.pid, start=int(actor.process.start) + 1)
 
     def after(self, seconds: float, event: Event) -> None:
         """Let something happen in so many seconds."""
         heapq.heappush(self._events, (self._clock + seconds, next(self._numbers), event))
 
-    def sent(self, server_process: Actor) -> list[tuple[Signal, float]]:
+    def sent(self, actor: Actor) -> list[tuple[Signal, float]]:
         """The signals that a process has got, without the CONT that goes with TERM, and when."""
-        return [
-            (sent.signal, round(sent.at, 6))
-            for sent in self.signals
-            if sent.process.pid == server_process.pid
-            and sent.process.start == server_process.process.start
-            and sent.signal != "CONT"
-        ]
+        identity = (actor.pid, actor.process.start)
+        own = [s for s in self.signals if (s.process.pid, s.process.start) == identity]
+        return [(sent.signal, round(sent.at, 6)) for sent in own if sent.signal != "CONT"]
 
     # The boundary
 
@@ -370,11 +262,8 @@ class FakeSystem:
             if port in self.binds:
                 return self.binds[port]
             on_port = [s for s in self._sockets() if s.port == port]
-            if not on_port:
-                return "free"
-            if reuse and port not in self.blocking_reuse and not any(s.holds for s in on_port):
-                return "free"
-            return "in-use"
+            shared = reuse and port not in self.blocking_reuse and not any(s.holds for s in on_port)
+            return "free" if shared or not on_port else "in-use"
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         with self._asked("sockets"):
@@ -386,22 +275,15 @@ class FakeSystem:
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         with self._asked("owners"):
-            found: dict[Hashable, set[int]] = {}
-            for server_process in self.actors.values():
-                for id_ in server_process.holds & set(ids):
-                    if not server_process.hidden:
-                        found.setdefault(id_, set()).add(server_process.pid)
-            hidden = sum(server_process.hidden for server_process in self.actors.values())
-            return Owners({id_: frozenset(pids) for id_, pids in found.items()}, hidden)
+            seen = [actor for actor in self.actors.values() if not actor.hidden]
+            found = {id_: frozenset(a.pid for a in seen if id_ in a.holds) for id_ in ids}
+            hidden = len(self.actors) - len(seen)
+            return Owners({id_: pids for id_, pids in found.items() if pids}, hidden)
 
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
         with self._asked("holds"):
-            server_process = self.actors.get(pid)
-            return (
-                server_process is not None
-                and not server_process.hidden
-                and bool(server_process.holds & set(ids))
-            )
+            actor = self.actors.get(pid)
+            return actor is not None and not actor.hidden and not actor.holds.isdisjoint(ids)
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:  # noqa: ARG002
         with self._asked("peers"):
@@ -420,14 +302,10 @@ class FakeSystem:
 
     def process(self, pid: int) -> Process | None:
         with self._asked("process"):
-            server_process = self.actors.get(pid)
-            if server_process is None:
+            actor = self.actors.get(pid)
+            if actor is None:
                 return None
-            return (
-                server_process.process
-                if server_process.alive
-                else server_process.process._replace(zombie=True)
-            )
+            return actor.process if actor.alive else actor.process._replace(zombie=True)
 
     def pids(self) -> Iterable[int]:
         with self._asked("pids"):
@@ -435,12 +313,12 @@ class FakeSystem:
 
     def pin(self, process: Process) -> Pin | None:
         with self._asked("pin"):
-            server_process = self.actors.get(process.pid)
-            if server_process is None or server_process.process.start != process.start:
+            actor = self.actors.get(process.pid)
+            if actor is None or actor.process.start != process.start:
                 return None
-            if server_process.unpinnable is not None:
-                raise server_process.unpinnable
-            return FakePin(self, server_process)
+            if actor.unpinnable is not None:
+                raise actor.unpinnable
+            return FakePin(self, actor)
 
     def elevate(self) -> str:
         return "sudo "
@@ -479,38 +357,34 @@ class FakeSystem:
             raise AssertionError(what)
 
     def _sockets(self) -> list[Socket]:
-        held = {id_ for server_process in self.actors.values() for id_ in server_process.holds}
+        held = {id_ for actor in self.actors.values() for id_ in actor.holds}
         self.kernel = {
             id_: s for id_, s in self.kernel.items() if id_ in held or id_ in self.lasting
         }
         return list(self.kernel.values())
 
-    def _has_ended(self, server_process: Actor) -> None:
+    def _has_ended(self, actor: Actor) -> None:
         for child in self.actors.values():
-            if child.process.ppid == server_process.pid:
+            if child.process.ppid == actor.pid:
                 child.process = child.process._replace(ppid=1)
-        if server_process.reaped and self.actors.get(server_process.pid) is server_process:
-            del self.actors[server_process.pid]
+        if actor.reaped and self.actors.get(actor.pid) is actor:
+            del self.actors[actor.pid]
 
-    def _deliver(self, server_process: Actor, signal: Signal) -> bool:
-        if not server_process.alive:
+    def _deliver(self, actor: Actor, signal: Signal) -> bool:
+        if not actor.alive:
             return False
-        if server_process.refuses is not None:
-            raise server_process.refuses
-        self.witness(server_process, signal)
-        self.signals.append(Sent(server_process.process, signal, self._clock))
-        if signal in server_process.reacts:
-            server_process.reacts[signal]()
-        delay = None if signal == "CONT" else server_process.dies.get(signal, 0.0)
+        if actor.refuses is not None:
+            raise actor.refuses
+        self.witness(actor, signal)
+        self.signals.append(Sent(actor.process, signal, self._clock))
+        if signal in actor.reacts:
+            actor.reacts[signal]()
+        delay = None if signal == "CONT" else actor.dies.get(signal, 0.0)
         if delay is not None:
-            self.after(delay, server_process.end)
-            if delay == 0:
-                self._run_due()
+            self.after(delay, actor.end)
+            while delay == 0 and self._events and self._events[0][0] <= self._clock:
+                heapq.heappop(self._events)[2]()
         return True
-
-    def _run_due(self) -> None:
-        while self._events and self._events[0][0] <= self._clock:
-            heapq.heappop(self._events)[2]()
 
     def _tick(self, to: float) -> None:
         if to > self._clock:
@@ -522,28 +396,17 @@ class FakeSystem:
         self._restless += 1
         self.demand(self._restless < _MOST_QUESTIONS, f"goes round in circles: {self.asked}")
 
-    def _asked(self, method: str) -> _Call:
+    @contextmanager
+    def _asked(self, method: str) -> Iterator[None]:
+        """A question to the boundary, after which something may happen."""
         self._asked_once(method)
         if method in self.fails:
             raise self.fails[method]
-        return _Call(self, method)
-
-
-class _Call:
-    """A question to the boundary, after which something may happen."""
-
-    def __init__(self, system: FakeSystem, method: str) -> None:
-        self._system = system
-        self._method = method
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        event = self._system.after_call.pop(self._method, None)
-        if event is not None:
-            event()
-        self._system.watch(self._method)
+        try:
+            yield
+        finally:
+            self.after_call.pop(method, _nothing)()
+            self.watch(method)
 
 
 def _nothing(*_: object) -> None:
@@ -553,23 +416,19 @@ def _nothing(*_: object) -> None:
 def call(
     system: FakeSystem,
     *ports: int | Port,
-    scope: Scope = "mine",
     grace: float = 3.0,
     wait: float = 0.0,
-    dry_run: bool = False,
     notices: list[str] | None = None,
-    phase: Phase = "call",
-    ending: str | None = None,
-    began: float | None = None,
-    quiet: Collection[Port] = (),
+    moment: Moment | None = None,
+    **options: Any,
 ) -> Report:
     """One call of portfree, which must keep to its time and let go of every pin."""
     started = system.now()
     asked = tuple(Port(p) if isinstance(p, int) else p for p in ports or (8000,))
     report = free(
-        Request(asked, scope=scope, grace=grace, wait=wait, dry_run=dry_run),
+        Request(asked, grace=grace, wait=wait, **{"scope": "mine", **options}),
         notice=None if notices is None else notices.append,
-        moment=Moment(phase, ending, began, quiet),
+        moment=moment or Moment(),
         system=system,
     )
     assert system.now() - started <= wait + 2 * max(grace, 0.5) + 1e-9
@@ -584,14 +443,11 @@ def only(report: Report) -> Outcome:
     return outcome
 
 
-def entry(report: Report, server_process: Actor, port: int = 8000) -> HolderReport:
+def entry(report: Report, actor: Actor, port: int = 8000) -> HolderReport:
     """What the report says of a process."""
     (outcome,) = (o for o in report.outcomes if o.port.number == port)
-    (found,) = (
-        holder
-        for holder in outcome.holders
-        if (holder.pid, holder.started) == (server_process.pid, server_process.process.started)
-    )
+    identity = (actor.pid, actor.process.started)
+    (found,) = (holder for holder in outcome.holders if (holder.pid, holder.started) == identity)
     return found
 
 

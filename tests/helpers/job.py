@@ -7,21 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from helpers.processes import tcp
+from helpers.commands import until_it_serves
+from helpers.processes import Processes, tcp
 from helpers.reports import BORN_IN
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from helpers.processes import Processes
-
-
 ROOT = Path(__file__).parents[2]
-
-
 SCRIPT = ROOT / ".github" / "action.sh"
 
 
@@ -48,21 +42,18 @@ class Step(NamedTuple):
         ]
 
     @property
-    def report(self) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads(Path(self.outputs["report"]).read_text())
-        return facts
+    def report(self) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(Path(self.outputs["report"]).read_text())
 
 
 class Job:
     """Runs steps, one after the other, as the runner would."""
 
     def __init__(self, processes: Processes, folder: Path) -> None:
-        self._stage = processes
-        self.temp = folder / "runner-temp"
+        self._processes = processes
+        self.temp, self.workspace = folder / "runner-temp", folder / "workspace"
         self.temp.mkdir()
-        self.workspace = folder / "workspace"
-        self.workspace.mkdir()
-        (self.workspace / ".git").mkdir()
+        (self.workspace / ".git").mkdir(parents=True)
 
     def start(
         self,
@@ -81,29 +72,22 @@ class Job:
         }
         given = {f"PORTFREE_INPUT_{name.upper()}": value for name, value in inputs.items()}
         with (self.temp / "log").open("wb") as log:
-            process = subprocess.Popen(
+            return self._processes.popen(
                 command or [sys.executable, "-m", "portfree._cli.action"],
+                {**files, **given, **(env or {})},
                 cwd=self.workspace,
-                env=self._stage.environment({**files, **given, **(env or {})}),
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._stage._children.append(process)
-        return process
 
     def log(self) -> str:
         return (self.temp / "log").read_text()
 
     def end(self, process: subprocess.Popen[bytes]) -> Step:
         code = process.wait(60)
-        return Step(
-            code,
-            self.log(),
-            outputs((self.temp / "output").read_text()),
-            (self.temp / "summary").read_text(),
-        )
+        output, page = ((self.temp / name).read_text() for name in ("output", "summary"))
+        return Step(code, self.log(), outputs(output), page)
 
     def step(self, env: Mapping[str, str] | None = None, /, **inputs: str) -> Step:
         return self.end(self.start(env, **inputs))
@@ -128,6 +112,5 @@ def outputs(text: str) -> dict[str, str]:
 
 def leaking(port: int, then: str = "") -> str:
     """A command that leaves a server behind, and waits until it is there."""
-    server = shlex.join(tcp(port))
-    ready = f"until (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done"
-    return f"setsid {server} >/dev/null 2>&1 </dev/null &\n{ready}\n{then}"
+    server = f"setsid {shlex.join(tcp(port))} >/dev/null 2>&1 </dev/null &"
+    return f"{server}\n{until_it_serves(port)}\n{then}"

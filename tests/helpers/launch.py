@@ -1,16 +1,8 @@
 """How the tests start a process: left behind, looked after, or in a terminal.
 
-Run as a program: ``python -S launch.py MODE -- COMMAND…``. The pid of the command, which becomes
-the command itself by exec, is told through the descriptor that ``STAGE_READY`` names.
-
-=============  ====================================================================================
-mode           the command
-=============  ====================================================================================
-``orphan``     has lost its parent, and its session's leader is gone: fork, setsid, fork, exec
-``adopted``    has lost its parent, but stays in the session that it was started from
-``attended``   is a child of this program, which looks after it and stays
-``terminal``   leads the session of a new terminal, whose other end this program holds
-=============  ====================================================================================
+Run as a program: ``python -S launch.py MODE -- COMMAND…``, where a mode is one of the functions
+below. The pid of the command, which becomes the command itself by exec, is told through the
+descriptor that ``STAGE_READY`` names.
 """
 
 from __future__ import annotations
@@ -21,6 +13,7 @@ import pty
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +21,7 @@ READY = "STAGE_READY"
 
 
 def tell(**pids: int) -> None:
-    """Say who was started, each with the pid and the start ticks (proc(5), field 22)."""
+    """Say what was started, each with the pid and the start ticks (proc(5), field 22)."""
     if READY in os.environ:
         who = {role: (pid, start_ticks(pid)) for role, pid in pids.items()}
         os.write(int(os.environ[READY]), json.dumps(who).encode() + b"\n")
@@ -43,8 +36,8 @@ def become(command: list[str]) -> NoReturn:
     os.execvp(command[0], command)
 
 
-def orphan(command: list[str], *, own_session: bool) -> None:
-    """Leave the command behind: its parent has ended before it starts."""
+def orphan(command: list[str], *, own_session: bool = True) -> NoReturn:
+    """Leave the command behind: its parent, and the leader of its session, end before it starts."""
     if own_session:
         if os.fork():
             os._exit(0)
@@ -58,8 +51,13 @@ def orphan(command: list[str], *, own_session: bool) -> None:
     become(command)
 
 
+def adopted(command: list[str]) -> NoReturn:
+    """Leave it behind in the session that it was started from."""
+    orphan(command, own_session=False)
+
+
 def attended(command: list[str]) -> NoReturn:
-    """Start the command and stay, also when it has ended: whoever wants may ask whether we live."""
+    """Start the command and stay, also when it has ended: a test may ask whether we live."""
     child = os.fork()
     if child == 0:
         become(command)
@@ -74,30 +72,15 @@ def terminal(command: list[str]) -> NoReturn:
     if child == 0:
         become(command)
     tell(launched=child, launcher=os.getpid())
-    try:
+    with suppress(OSError):  # EIO: no process has the other end open any more
         while os.read(master, 65536):
             pass
-    except OSError:  # EIO: nobody has the other end open any more
-        pass
     while True:
         signal.pause()
 
 
-def main() -> None:
-    mode, dashes, *command = sys.argv[1:]
-    assert dashes == "--"
-    match mode:
-        case "orphan":
-            orphan(command, own_session=True)
-        case "adopted":
-            orphan(command, own_session=False)
-        case "attended":
-            attended(command)
-        case "terminal":
-            terminal(command)
-        case _:
-            sys.exit(f"{mode}: no such mode")
-
-
 if __name__ == "__main__":
-    main()
+    mode, dashes, *words = sys.argv[1:]
+    assert dashes == "--"
+    modes = {each.__name__: each for each in (orphan, adopted, attended, terminal)}
+    modes[mode](words)

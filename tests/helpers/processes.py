@@ -1,9 +1,9 @@
-"""A stage for real processes: start them, wait until they are what they claim, clear them away.
+"""Real processes for tests: start them, wait until they are ready, kill what is left of them.
 
 Nothing here waits for time. A process is ready when it says so on a pipe or when its port accepts
-a connection, and it is gone when /proc says so. What the stage started is found again by pid *and*
-start ticks, and by the value of `TOKEN` in its environment, which every descendant inherits: no
-process is ever looked for by its name, so several test runs can be on one machine at once.
+a connection, and it is gone when /proc says so. What a test has started is found again by pid *and*
+start ticks, and by the value of `TOKEN` in its environment, which every descendant inherits. No
+process is ever looked for by its name: several test runs may share a machine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cache, partialmethod
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
 
@@ -30,68 +33,33 @@ from portfree import HolderReport, Outcome, PortfreeError, Report
 from portfree._system.interface import CI_JOB_IDS, MARKS
 from portfree._system.linux import LinuxSystem
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from portfree.model import OnBusy, Scope
-
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers.py"
 LAUNCH = HERE / "launch.py"
 CALLER = HERE / "caller.py"
-SECCOMP_EXEC = HERE / "seccomp_exec.py"
 
 TOKEN = "STAGE_TOKEN"
 READY = "STAGE_READY"
 
-PATIENCE = 20.0
-"""Seconds until a condition is given up: for a machine under load, nobody waits that long else."""
+PATIENCE = 60.0
+"""Seconds until a test gives up: only a test that fails waits so long, whatever the load is."""
 
 NOBODY = 65534
-"""An unprivileged user who owns nothing else here."""
+"""An unprivileged user, which owns nothing else here."""
 
-# What tells a process where it was born, and must not leak from the run that tests portfree into
-# what it stages. TMUX and GITHUB_ would make a launcher or a CI job of us.
-_LEAKS = frozenset({*MARKS, *CI_JOB_IDS, "SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"})
-_LEAKING = ("PORTFREE_", "NOX_", "TOX_", "PYTEST_", "TMUX", "GITHUB_", "RUNNER_")
+# What tells a process where it was born, and must not reach the processes of a test from the run
+# that tests portfree. TMUX and GITHUB_ would make a launcher or a CI job of us.
+_LEAKING = (
+    *(*MARKS, *CI_JOB_IDS, "PORTFREE_", "NOX_", "TOX_", "PYTEST_", "TMUX", "GITHUB_", "RUNNER_"),
+    *("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"),
+)
 
 Mode = Literal["orphan", "adopted", "attended", "terminal", "child"]
 
 _T = TypeVar("_T")
 
-
-class Start(TypedDict, total=False):
-    """The options of `Stage.start`."""
-
-    cwd: Path | str | None
-    env: Mapping[str, str] | None
-    listening: int | None
-
-
-class Asked(TypedDict, total=False):
-    """The options of `free_ports`."""
-
-    scope: Scope
-    grace: float
-    wait: float
-    on_busy: OnBusy
-    dry_run: bool
-
-
-class Starved(TypedDict, total=False):
-    """What a call can be short of (caller.py): open files, bytes of memory."""
-
-    files: int
-    memory: int
-
-
 # For tests of what lies above the backends, which is the same with either.
 one_backend = pytest.mark.parametrize("backend", ["linux"], indirect=True)
-
-# For tests whose repetition with psutil takes long, and shows little.
-portable_in_stress = pytest.mark.parametrize(
-    "backend", ["linux", pytest.param("portable", marks=pytest.mark.stress)], indirect=True
-)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -103,22 +71,19 @@ def needs_program(name: str) -> pytest.MarkDecorator:
 def needs_namespace(*flags: str) -> pytest.MarkDecorator:
     """Skip where the kernel, or our place in it, makes no namespace of that kind."""
     command = ["unshare", *flags, "true"]
-    made = (
-        bool(shutil.which("unshare"))
-        and not subprocess.run(command, capture_output=True).returncode
-    )
+    made = shutil.which("unshare") and not subprocess.run(command, capture_output=True).returncode
     return pytest.mark.skipif(not made, reason=f"cannot run `{' '.join(command)}` here")
 
 
 # Conditions
 
 
-def wait_until(condition: Callable[[], _T], what: str, *, patience: float = PATIENCE) -> _T:
+def wait_until(condition: Callable[[], _T], what: str) -> _T:
     """Return the first true answer of *condition*; fail, naming *what*, when patience is over."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while not (answer := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {patience:g} s in vain: {what}")
+            pytest.fail(f"waited {PATIENCE:g} s in vain: {what}")
         time.sleep(0.005)
     return answer
 
@@ -156,14 +121,7 @@ def stat(pid: int) -> Stat | None:
         return None
     # After the name, which stands in brackets and may hold anything, comes field 3.
     fields = text.rpartition(")")[2].split()
-    return Stat(
-        state=fields[0],
-        ppid=int(fields[1]),
-        session=int(fields[3]),
-        terminal=int(fields[4]),
-        threads=int(fields[17]),
-        start=int(fields[19]),
-    )
+    return Stat(fields[0], *(int(fields[at]) for at in (1, 3, 4, 17, 19)))
 
 
 def pids() -> list[int]:
@@ -181,7 +139,7 @@ def command_line(pid: int) -> list[str]:
 def environment(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or somebody else's
+    except OSError:  # gone, or another user's
         return b""
 
 
@@ -211,18 +169,14 @@ class Identity(NamedTuple):
         return self.stat is not None
 
     def send(self, number: signal.Signals) -> None:
-        """Signal this very process, or nobody."""
-        try:
+        """Signal this very process, or none."""
+        with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if self.alive:
-                signal.pidfd_send_signal(descriptor, number)
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(descriptor)
+            try:
+                if self.alive:
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
 
     def wait_gone(self) -> None:
         wait_until(lambda: not self.alive, f"process {self.pid} ends")
@@ -233,7 +187,7 @@ class Identity(NamedTuple):
 
 def serve(*flags: str) -> list[str]:
     """The command line of one of our servers (servers.py)."""
-    # Without site: a staged server needs nothing installed, and starts twice as fast.
+    # Without site: our servers need nothing installed, and start twice as fast.
     return [sys.executable, "-S", str(SERVERS), *flags]
 
 
@@ -259,15 +213,17 @@ def http_server(port: int) -> list[str]:
 
 
 class Started:
-    """A process on the stage. The pids in `facts` are the ones that it knows itself by."""
+    """A process that a test has started. The pids in `facts` are as it sees them itself."""
 
-    def __init__(self, lines: Lines, process: Identity, launcher: Identity | None) -> None:
-        self._lines = lines
-        self.process = process
+    def __init__(self, descriptor: int, log: Path) -> None:
+        self.log = log
+        self.process = Identity(0, 0)
         """The process that was started: the server, or the shell or the supervisor around it."""
-        self.launcher = launcher
+        self.launcher: Identity | None = None
         """The process that looks after it, if one does."""
         self.facts: dict[str, Any] = {}
+        self._descriptor = descriptor
+        self._rest = b""
 
     @property
     def pid(self) -> int:
@@ -288,69 +244,38 @@ class Started:
 
     def wait_ready(self) -> None:
         """Wait until the server says (again, if a supervisor restarts it) that it is ready."""
-        self.facts = self._lines.read("pid")
-
-    def wait_launched(self) -> Identity:
-        """Wait until a launch.py that it runs itself has started something."""
-        return Identity(*self._lines.read("launched")["launched"])
+        self.facts = self.read("pid")
 
     def wait_gone(self) -> None:
         self.process.wait_gone()
 
-
-class Lines:
-    """The lines of JSON that come through a pipe from everything that one start brought up."""
-
-    def __init__(self, descriptor: int, log: Path) -> None:
-        self.descriptor = descriptor
-        self._log = log
-        self._rest = b""
-
     def read(self, key: str) -> dict[str, Any]:
-        """The next line that has the *key*; lines that do not are skipped."""
-        while True:
+        """The next line of JSON that has the *key*, from the pipe that all of them write to."""
+        facts: dict[str, Any] = {}
+        while key not in facts:
             line, newline, rest = self._rest.partition(b"\n")
-            if not newline:
-                self._rest += self._more(key)
+            if newline:
+                facts, self._rest = json.loads(line), rest
                 continue
-            self._rest = rest
-            facts: dict[str, Any] = json.loads(line)
-            if key in facts:
-                return facts
-
-    def _more(self, key: str) -> bytes:
-        ready, _, _ = select.select([self.descriptor], [], [], PATIENCE)
-        chunk = os.read(self.descriptor, 65536) if ready else b""
-        if not chunk:
-            why = "it ended" if ready else f"nothing came in {PATIENCE:g} s"
-            pytest.fail(f"no {key!r} from a staged process: {why}\n{self._log.read_text()}")
-        return chunk
+            ready, _, _ = select.select([self._descriptor], [], [], PATIENCE)
+            chunk = os.read(self._descriptor, 65536) if ready else b""
+            if not chunk:
+                why = "it ended" if ready else f"nothing came in {PATIENCE:g} s"
+                pytest.fail(f"no {key!r} from the process: {why}\n{self.log.read_text()}")
+            self._rest += chunk
+        return facts
 
 
-class Call:
+class Call(NamedTuple):
     """A call of `free_ports` under way in a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.errors = b""
-
-    def wait_line(self) -> str:
-        """The next line on its standard error."""
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        self.errors += line
-        return line.decode()
+    process: subprocess.Popen[bytes]
 
     def answer(self) -> Report | PortfreeError:
-        try:
-            output, errors = self.process.communicate(timeout=2 * PATIENCE)
-        except subprocess.TimeoutExpired as expired:
-            pytest.fail(f"the call does not end: {expired.output!r} {expired.stderr!r}")
-        self.errors += errors
-        if self.process.returncode or not output:
-            pytest.fail(f"the call ended with {self.process.returncode}:\n{self.errors.decode()}")
-        answer = pickle.loads(output)
-        assert isinstance(answer, (Report, PortfreeError))
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        assert output, f"the call ended with {self.process.returncode}:\n{errors.decode()}"
+        assert not self.process.returncode, errors
+        answer: Report | PortfreeError = pickle.loads(output)
         return answer
 
     def report(self) -> Report:
@@ -372,25 +297,22 @@ class Processes:
     # Ports
 
     def free_port(self) -> int:
-        """A port that is free for TCP and UDP, and that no other stage here will take."""
+        """A port that is free for TCP and UDP, and that no other test here will take."""
         return self.free_ports(lambda port: (port,))[0]
 
     def free_ports(self, family: Callable[[int], Sequence[int]]) -> Sequence[int]:
         """The same, for a family of ports that belong together, made from the first one."""
-        # Below the range that outgoing connections take theirs from, and that nobody controls.
+        # Below the range that outgoing connections take theirs from at random.
         candidates = range(2000, 6500) if len(family(2000)) > 1 else range(20000, 30000)
         for first in random.sample(candidates, len(candidates)):
             with ExitStack() as reserved:
-                if all(self._reserve(port, reserved) for port in family(first)):
+                if all(self.claim(port, reserved) for port in family(first)):
                     self._open.push(reserved.pop_all())
                     return family(first)
         raise AssertionError("no free port")
 
-    def claim(self, port: int) -> bool:
+    def claim(self, port: int, until: ExitStack | None = None) -> bool:
         """Reserve this very port, if it is free."""
-        return self._reserve(port, self._open)
-
-    def _reserve(self, port: int, until: ExitStack) -> bool:
         # An abstract socket (unix(7)) is a reservation that all users of the machine see, and that
         # ends with us however we end.
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -400,19 +322,26 @@ class Processes:
         except OSError:
             claim.close()
             return False
-        until.callback(claim.close)
+        (until or self._open).callback(claim.close)
         return True
 
     # Processes
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Ours, without what tells of the run that we are in, and with the stage's mark."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in _LEAKS and not name.startswith(_LEAKING)
-        }
+        """Ours, without what tells of the run that we are in, and with our token."""
+        kept = {name: said for name, said in os.environ.items() if not name.startswith(_LEAKING)}
         return {**kept, TOKEN: self.token, **(extra or {})}
+
+    def popen(
+        self, command: Sequence[str], env: Mapping[str, str] | None, /, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """A child of this test run in our `environment`; *measured*: by coverage, if we are."""
+        variables = self.environment(env)
+        if not options.pop("measured", True):
+            variables = {k: v for k, v in variables.items() if not k.startswith("COVERAGE_")}
+        options = {"stdin": subprocess.DEVNULL, **options}
+        self._children.append(subprocess.Popen(command, env=variables, **options))
+        return self._children[-1]
 
     def start(
         self,
@@ -432,72 +361,57 @@ class Processes:
         log = self.folder / f"{secrets.token_hex(4)}.log"
         reader, writer = os.pipe()
         self._open.callback(os.close, reader)
-        # Coverage would measure the staged servers, which are no code of ours.
-        variables = {
-            name: value
-            for name, value in self.environment(env).items()
-            if not name.startswith("COVERAGE_")
-        }
         try:
             with log.open("wb") as output:
-                process = subprocess.Popen(
-                    _launched(mode, command),
+                process = self.popen(
+                    launch(mode, command),
+                    {**(env or {}), READY: str(writer)},
+                    measured=False,  # the servers are no code of ours
                     cwd=cwd or self.folder,
-                    env={**variables, READY: str(writer)},
-                    stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     pass_fds=[writer],
                 )
         finally:
             os.close(writer)
-        self._children.append(process)
-        lines = Lines(reader, log)
-        started_one = self._introduce(mode, process, lines)
+        started = Started(reader, log)
+        if mode == "child":
+            self._remember(process.pid)
+            started.process = Identity.of(process.pid)
+        else:
+            process.wait(PATIENCE)  # the launcher, which leaves what it started behind
+            said = started.read("launched" if mode in ("orphan", "adopted") else "launcher")
+            roles = {role: Identity(*which) for role, which in said.items()}
+            self._known.update(roles.values())
+            started.process, started.launcher = roles["launched"], roles.get("launcher")
         if listening is not None:
             wait_until(lambda: accepts(listening), f"{command[0]} listens on {listening}")
-        elif any(str(SERVERS) in word for word in command):
-            started_one.wait_ready()
-        for pid in (started_one.facts.get("pid"), *started_one.facts.get("workers", ())):
+        elif any(SERVERS.name in word for word in command):
+            started.wait_ready()
+        for pid in (started.facts.get("pid"), *started.facts.get("workers", ())):
             self._remember(pid)
-        return started_one
+        return started
 
-    def orphan(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
-        """A process that has lost its parent, and whose session's leader is gone."""
-        return self.start("orphan", command, **options)
-
-    def attended(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
-        """A process that a living program started and looks after."""
-        return self.start("attended", command, **options)
-
-    def child(self, command: Sequence[str], **options: Unpack[Start]) -> Started:
-        """A child of this test run."""
-        return self.start("child", command, **options)
+    orphan = partialmethod(start, "orphan")
+    attended = partialmethod(start, "attended")
+    child = partialmethod(start, "child")
 
     def call(
         self,
         *ports: int | str,
-        cwd: Path,
         env: Mapping[str, str] | None = None,
-        uid: int | None = None,
         prefix: Sequence[str] = (),
-        starved: Starved | None = None,
-        **options: Unpack[Asked],
+        **request: Any,
     ) -> Call:
-        """Call `free_ports` in a process of its own: in *cwd*, as *uid*, behind a *prefix*."""
-        variables = self.environment(env)
-        if backend := os.environ.get("PORTFREE_BACKEND"):
-            variables.setdefault("PORTFREE_BACKEND", backend)
-        if uid is not None:  # who may not write down what was covered
-            variables = {k: v for k, v in variables.items() if not k.startswith("COVERAGE_")}
-        process = subprocess.Popen(
-            [*prefix, *calling(*ports, cwd=cwd, uid=uid, starved=starved, **options)],
-            env=variables,
-            stdin=subprocess.DEVNULL,
+        """Call `free_ports` as `calling` says, in a process of its own behind a *prefix*."""
+        backend = {k: v for k, v in os.environ.items() if k == "PORTFREE_BACKEND"}
+        process = self.popen(
+            [*prefix, *calling(*ports, **request)],
+            {**backend, **(env or {})},
+            measured=request.get("uid") is None,  # another user may not write down what was covered
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        self._children.append(process)
         return Call(process)
 
     def run_id(self, *, alive: bool) -> str:
@@ -511,18 +425,18 @@ class Processes:
         return f"{element}.{namespace}" if namespace else element
 
     def members(self) -> Iterator[int]:
-        """Every process that has the stage's mark in its environment."""
-        mark = f"{TOKEN}={self.token}".encode()
-        return (pid for pid in pids() if mark in environment(pid).split(b"\0"))
+        """Every process that has our token in its environment."""
+        return filter(self._is_ours, pids())
+
+    def _is_ours(self, pid: int) -> bool:
+        return f"{TOKEN}={self.token}".encode() in environment(pid).split(b"\0")
 
     def close(self) -> None:
         """Kill whatever is left, by identity, and wait until it is gone."""
-        wait_until(self._clear, "the stage is empty")
+        wait_until(self._clear, "all processes have ended")
         for process in self._children:
-            process.wait(PATIENCE)
-            for stream in (process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
+            with process:  # which closes its pipes
+                process.wait(PATIENCE)
         self._open.close()
 
     def _clear(self) -> bool:
@@ -535,72 +449,43 @@ class Processes:
         return not left
 
     def _remember(self, pid: int | None) -> None:
-        """Note a process to clear away, if it is ours.
-
-        In a pid namespace of its own a process knows itself by a number that is somebody else's
-        here, so only the mark proves that it is.
-        """
-        if pid is None or f"{TOKEN}={self.token}".encode() not in environment(pid).split(b"\0"):
-            return
-        with suppress(AssertionError):  # gone in the meantime
-            self._known.add(Identity.of(pid))
-
-    def _introduce(self, mode: Mode, process: subprocess.Popen[bytes], lines: Lines) -> Started:
-        if mode == "child":
-            self._remember(process.pid)
-            return Started(lines, Identity.of(process.pid), None)
-        process.wait(PATIENCE)  # the launcher, which leaves what it started behind
-        facts = lines.read("launched" if mode in ("orphan", "adopted") else "launcher")
-        roles = {role: Identity(*who) for role, who in facts.items()}
-        self._known.update(roles.values())
-        return Started(lines, roles["launched"], roles.get("launcher"))
+        # In a pid namespace of its own a process knows itself by a number that another process has
+        # here, so only the token proves that it is ours.
+        if pid is not None and self._is_ours(pid):
+            with suppress(AssertionError):  # gone in the meantime
+                self._known.add(Identity.of(pid))
 
 
 def calling(
-    *ports: int | str,
-    cwd: Path,
-    uid: int | None = None,
-    starved: Starved | None = None,
-    **options: Unpack[Asked],
+    *ports: int | str, cwd: Path, uid: int | None = None, files: int | None = None, **options: Any
 ) -> list[str]:
-    """The command line of a call of `free_ports` (caller.py)."""
-    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, **(starved or {})}
+    """The command line of a call of `free_ports` (caller.py): in *cwd*, as *uid*, and with no more
+    than so many *files* to open.
+    """
+    request = {"ports": ports, "options": options, "cwd": str(cwd), "uid": uid, "files": files}
     return [sys.executable, str(CALLER), json.dumps(request)]
 
 
 def launch(mode: str, command: Sequence[str]) -> list[str]:
     """The command line that starts a command in that way (launch.py)."""
-    return [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
-
-
-def without(*what: str) -> list[str]:
-    """A prefix that takes something away from a command (handicap.py)."""
-    return [sys.executable, "-S", str(SECCOMP_EXEC), *what, "--"]
-
-
-def _launched(mode: Mode, command: Sequence[str]) -> list[str]:
-    match mode:
-        case "child":
-            return [*command]
-        case "orphan" | "adopted":
-            return launch(mode, command)
-        case "attended" | "terminal":
-            # Whoever looks after it is an orphan itself: nothing leads up to this test run.
-            return launch("orphan", launch(mode, command))
+    if mode == "child":
+        return [*command]
+    launched = [sys.executable, "-S", str(LAUNCH), mode, "--", *command]
+    # What looks after a command is an orphan itself: nothing leads up to this test run.
+    return launched if mode in ("orphan", "adopted") else launch("orphan", launched)
 
 
 def _bind_everywhere(port: int) -> None:
-    """Raise OSError if anybody has the port, for TCP or UDP, on any address."""
-    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        if family is socket.AF_INET6 and not has_ipv6():
-            continue
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(family, kind) as sock:
-                if family is socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((any_address, port))
+    """Raise OSError if the port is taken, for TCP or UDP, on any address."""
+    addresses = [(socket.AF_INET, "0.0.0.0"), *([(socket.AF_INET6, "::")] if has_ipv6() else [])]
+    for (family, address), kind in product(addresses, (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+        with socket.socket(family, kind) as sock:
+            if family is socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, port))
 
 
+@cache
 def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
@@ -643,13 +528,12 @@ def tail(folder: Path) -> str:
 
 def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
     """Whether a server, with SO_REUSEADDR as most have it, can have the port."""
-    with socket.socket(socket.AF_INET, kind) as sock:
+    try:
         if kind is socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("0.0.0.0", port))
-            if kind is socket.SOCK_STREAM:
-                sock.listen()
-        except OSError:
-            return False
+            socket.create_server(("0.0.0.0", port)).close()
+        else:
+            with socket.socket(socket.AF_INET, kind) as sock:
+                sock.bind(("0.0.0.0", port))
+    except OSError:
+        return False
     return True

@@ -8,15 +8,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
+from functools import partialmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from helpers.processes import HERE, PATIENCE, SERVERS, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from helpers.processes import Processes, Started
+from helpers.processes import HERE, LAUNCH, PATIENCE, SERVERS, Processes, Started, wait_until
 
 TEST = "tests/test_api.py::test_search (setup)"
 """The test that a server was started in, for a server that no test has started."""
@@ -66,19 +63,13 @@ class Running:
     """A command at work, in a session of its own, as a terminal would start it."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path | None) -> None:
-        self.process = process
-        self._out = out
-        self._err = err
+        self.process, self._out, self._err = process, out, err
 
     @property
     def output(self) -> Ended:
         """What it has said until now; the code means nothing yet."""
-        out, err = (path.read_text(errors="replace") if path else "" for path in self._paths)
-        return Ended(-1, out, err)
-
-    @property
-    def _paths(self) -> tuple[Path, Path | None]:
-        return self._out, self._err
+        err = self._err.read_text(errors="replace") if self._err else ""
+        return Ended(-1, self._out.read_text(errors="replace"), err)
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Wait until it has said this, so many times."""
@@ -86,12 +77,7 @@ class Running:
         def said() -> int:
             return sum(each.count(text) for each in self.output[1:])
 
-        # Three interpreters may have to start before it says anything.
-        wait_until(
-            lambda: said() >= times or self.process.poll() is not None,
-            f"{text!r} in {self._out}",
-            patience=3 * PATIENCE,
-        )
+        wait_until(lambda: said() >= times or self.process.poll() is not None, f"{text!r} is said")
         assert said() >= times, self.output
 
     def signal(self, number: signal.Signals = signal.SIGINT) -> None:
@@ -99,7 +85,7 @@ class Running:
         os.killpg(self.process.pid, number)
 
     def ended(self) -> Ended:
-        code = self.process.wait(3 * PATIENCE)
+        code = self.process.wait(PATIENCE)
         return self.output._replace(code=code)
 
     def kill(self) -> None:
@@ -149,7 +135,7 @@ class Project:
 
     def write_careless(self, name: str) -> None:
         """Write the module, or program, that starts servers and leaves them behind."""
-        self.write(name, (HERE / "careless.py").read_text(), SERVERS=SERVERS)
+        self.write(name, (HERE / "careless.py").read_text(), SERVERS=SERVERS, LAUNCH=LAUNCH)
 
     def orphan(self, command: Sequence[str], **env: str) -> Started:
         """A server of this project that an earlier run has left behind."""
@@ -161,27 +147,23 @@ class Project:
         out = self.processes.folder / f"out-{self._count}"
         err = out.with_name(f"err-{self._count}") if self.apart else None
         with out.open("wb") as output, (err or out).open("wb") as errors:
-            process = subprocess.Popen(
+            process = self.processes.popen(
                 command,
+                {**self.variables, **(env or {})},
                 cwd=self.folder,
-                env=self.processes.environment({**self.variables, **(env or {})}),
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors if self.apart else subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.processes._children.append(process)
         return Running(process, out, err)
 
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> Ended:
         return self.start(*command, env=env).ended()
 
-    def start_module(self, *words: str, env: Mapping[str, str] | None = None) -> Running:
-        return self.start(sys.executable, "-m", *words, env=env)
-
-    def module(self, *words: str, env: Mapping[str, str] | None = None) -> Ended:
-        """Run a module of ours, such as pytest, with these arguments."""
-        return self.start_module(*words, env=env).ended()
+    # The same for a module of ours, such as pytest, with these arguments.
+    start_module = partialmethod(start, sys.executable, "-m")
+    module = partialmethod(run, sys.executable, "-m")
+    pytest = partialmethod(run, sys.executable, "-m", "pytest")
 
     def tests(self, text: str, **values: object) -> None:
         """Write tests/test_it.py, which need not import what most of them need."""
@@ -192,9 +174,6 @@ class Project:
         lines = ["[pytest]", f"free_ports = {' '.join(map(str, ports or (self.port,)))}"]
         lines += [f"free_ports_{key} = {value}" for key, value in settings.items()]
         self.write("pytest.ini", "\n".join([*lines, ""]))
-
-    def pytest(self, *words: str, env: Mapping[str, str] | None = None) -> Ended:
-        return self.module("pytest", *words, env=env)
 
     def done(self, *command: str, env: Mapping[str, str] | None = None) -> str:
         """What a command says that must succeed."""

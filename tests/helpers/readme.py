@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,18 +18,12 @@ class Block(NamedTuple):
     text: str
 
 
-def _blocks() -> Iterator[Block]:
-    heading = ""
-    for found in re.finditer(
-        r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
-    ):
-        if found[1]:
-            heading = found[1]
-        else:
-            yield Block(heading, found[2], found[3])
-
-
-BLOCKS = list(_blocks())
+SECTIONS = dict(part.split("\n", 1) for part in f"\n{README}".split("\n## "))
+BLOCKS = [
+    Block(heading, *found)
+    for heading, text in SECTIONS.items()
+    for found in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+]
 
 
 def block(heading: str, language: str, part: str = "") -> str:
@@ -42,10 +33,10 @@ def block(heading: str, language: str, part: str = "") -> str:
 
 
 def section(heading: str) -> str:
-    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return SECTIONS[heading]
 
 
 def rows(heading: str) -> list[list[str]]:
     """The rows of the tables under a heading, their heads included."""
-    lines = [line for line in section(heading).splitlines() if line.startswith("| ")]
+    lines = [line for line in SECTIONS[heading].splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

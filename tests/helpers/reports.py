@@ -1,19 +1,12 @@
-"""Sample reports, and what a report says became of a holder."""
+"""Sample reports, what one says became of a holder, and a `free` that frees nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from portfree import HolderReport, Outcome, Port, Report, Verdict
 from portfree._output.words import ending_words
-from portfree.model import (
-    Advice,
-    Ending,
-    HolderReport,
-    Origin,
-    Outcome,
-    Port,
-    Report,
-    Request,
-    Verdict,
-)
+from portfree.model import Advice, Ending, Origin, Request
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -89,3 +82,41 @@ def cells(page: str) -> list[list[str]]:
     """The rows of the table, without its head."""
     rows = [line for line in page.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+_NODE = KEPT._replace(
+    started=None,
+    cwd=None,
+    launcher="",
+    addresses=(),
+    verdict=Verdict("keep", "attended", "started by zsh (pid 9)", "stop it there"),
+)
+
+
+class Fake:
+    """Stands in for `free`: remembers what it was asked, and finds the busy ports busy."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.busy: tuple[int, ...] = ()
+        self.line = ""
+        self.error: type[BaseException] | None = None
+
+    def __call__(self, request: Request, *, notice: Callable[[str], None] | None = None) -> Report:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        if notice is not None and self.line:
+            notice(self.line)
+        return Report(request, tuple(map(self._outcome, request.ports)))
+
+    def _outcome(self, port: Port) -> Outcome:
+        if port.number in self.busy:
+            return Outcome(port, "busy", ok=False, holders=(_NODE,))
+        return Outcome(port, "free")
+
+    @property
+    def request(self) -> Request:
+        """The one request that there was."""
+        (request,) = self.requests
+        return request

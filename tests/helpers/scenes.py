@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
 
-from helpers.builders import Findings, below, born, context, holder, neighbour
-from helpers.plain_processes import (
-    HOME,
-    INIT,
-    OUR_PYTEST,
-    OUR_SHELL,
-    THEIR_PYTEST,
-    THEIR_SHELL,
-    Facts,
-    fork,
-    process,
-    titled,
-)
+from helpers.builders import below, born, context, holder, neighbour, process, titled
+from helpers.plain_processes import INIT, OUR_PYTEST, OUR_SHELL, THEIR_PYTEST, THEIR_SHELL, fork
 from portfree._core.ancestry import Holder, SessionFolder, named
 from portfree._core.context import Context
 from portfree._core.judge import judge
@@ -25,18 +14,8 @@ from portfree._system.interface import Lock, Process
 from portfree.model import SCOPES, Port
 
 TWELVE = (
-    "self",
-    "own-run",
-    "container",
-    "protected",
-    "unknown",
-    "other-user",
-    "live-run",
-    "left-behind",
-    "service",
-    "orphan",
-    "mine",
-    "attended",
+    *("self", "own-run", "container", "protected", "unknown", "other-user"),
+    *("live-run", "left-behind", "service", "orphan", "mine", "attended"),
 )
 
 # The ids of runs, elements of PORTFREE_RUN_ID. Which of their controllers live, a scene says.
@@ -112,14 +91,14 @@ TODAY = context(time=NOW)
 TODAY_AT_WORK = context(time=NOW, neighbours=WORKING)
 
 
-def redis(**facts: Unpack[Facts]) -> Process:
+def redis(**facts: Any) -> Process:
     """A server that wipes its environment, in the temporary folder of a test."""
     plain = process(2000, "redis-server *:8000", environment="wiped", started=NOW - 60)
     return plain._replace(cwd=f"{FOLDER}/test_search0")._replace(**facts)
 
 
 def there(
-    found: SessionFolder, own: Process | None = None, *above: Process, **findings: Unpack[Findings]
+    found: SessionFolder, own: Process | None = None, *above: Process, **findings: Any
 ) -> Holder:
     chain = (own or redis(), *(above or (INIT,)))
     return holder(*chain, project=None, folder=found)._replace(**findings)
@@ -140,7 +119,7 @@ def narrowest(found: Holder, asked: Context) -> str:
     return next(iter(stops), "never")
 
 
-PM2 = titled(9, "PM2 v5.3.0: God Daemon (/home/me/.pm2)", cwd=HOME)
+PM2 = titled(9, "PM2 v5.3.0: God Daemon (/home/me/.pm2)", cwd="/home/me")
 MUX = titled(2000, "ssh: /home/me/.ssh/cm [mux]", name="ssh", environment="wiped", cwd="/")
 SERVER = process(2000)
 

@@ -1,10 +1,8 @@
-"""The servers that the tests stage: small, each with one habit that real ones have.
+"""Small servers for tests, each with one habit that real ones have.
 
 Run as a program (``python -S servers.py --tcp 127.0.0.1:8000 --ignore TERM``), never imported by a
-test. It imports little, so that a stage with ten servers stands in a fraction of a second.
-
-A server that is ready to be found writes one line of JSON to the descriptor that ``STAGE_READY``
-names: nobody has to sleep and hope.
+test. It imports little, so that ten servers start in a fraction of a second. A server that is ready
+writes one line of JSON to the descriptor that ``STAGE_READY`` names: no test has to sleep and hope.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import ctypes
 import json
 import os
 import platform
-import random
 import selectors
 import signal
 import socket
@@ -22,9 +19,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 READY = "STAGE_READY"
 
@@ -35,18 +35,12 @@ PR_SET_DUMPABLE = 4  # prctl(2)
 # Python handles a signal that comes just before a call that waits after it: so none waits long.
 NAP = 0.1
 
-# What can end a process and be noticed by it, and what portfree sends after SIGTERM.
-RECORDED = {
-    getattr(signal, f"SIG{name}")
-    for name in ("TERM", "INT", "HUP", "QUIT", "ABRT", "USR1", "USR2", "ALRM", "CONT")
-}
-
 
 def tell(**facts: object) -> None:
-    """Say that we are ready, and what the stage should know."""
+    """Say that we are ready, and what the test should know."""
     descriptor = os.environ.get(READY)
     if descriptor is not None:
-        # The stage may have lost interest by the time that a supervisor starts us once more.
+        # The test may be over by the time that a supervisor starts us once more.
         with suppress(OSError):
             os.write(int(descriptor), json.dumps({"pid": os.getpid(), **facts}).encode() + b"\n")
 
@@ -117,11 +111,9 @@ class Loop:
         connection.sendall(b"accepted\n")
 
     def _read(self, connection: socket.socket) -> None:
-        try:
+        with suppress(OSError):
             if connection.recv(65536):
                 return
-        except OSError:
-            pass
         self._selector.unregister(connection)
         self._open.discard(connection)
         connection.close()
@@ -199,79 +191,6 @@ def supervise(command: list[str]) -> NoReturn:
         time.sleep(0.02 if failed else 0)  # what cannot start must not take all the processor
 
 
-def record(path: str) -> None:
-    """Write down every signal, and the pid of who sent it, before it does its work."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, RECORDED)
-    file = Path(path).open("a", buffering=1)  # noqa: SIM115 - for as long as we live
-
-    def write_down() -> None:
-        while True:
-            info = signal.sigwaitinfo(RECORDED)
-            file.write(f"{signal.Signals(info.si_signo).name} {info.si_pid}\n")
-            if signal.getsignal(info.si_signo) is signal.SIG_DFL:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {info.si_signo})
-                signal.raise_signal(info.si_signo)
-
-    threading.Thread(target=write_down, daemon=True).start()
-
-
-def flicker(options: argparse.Namespace) -> NoReturn:
-    """Take the ports again and again, for moments only.
-
-    For no time at all: as another program's probe does. Else as a server that comes and goes, each
-    time a new process.
-    """
-    longest, rest = options.flicker
-    tell()
-    while True:
-        child = os.fork() if longest else 0
-        if child:
-            os.waitpid(child, 0)
-        else:
-            with ExitStack() as held, suppress(OSError):  # somebody else has it
-                for text in options.tcp:
-                    held.enter_context(bind(text, socket.SOCK_STREAM, options)).listen()
-                for text in options.bound:
-                    held.enter_context(bind(text, socket.SOCK_STREAM, options))
-                for text in options.udp:
-                    held.enter_context(bind(text, socket.SOCK_DGRAM, options))
-                if longest:
-                    time.sleep(random.uniform(0, longest))
-                    os._exit(0)
-            if longest:
-                os._exit(1)
-        if rest:
-            time.sleep(rest)
-
-
-def storm(breadth: int) -> NoReturn:
-    """Fork children that end at once, as fast as it goes; each has what its parent has open."""
-    tell()
-    while True:
-        children = []
-        for _ in range(breadth):
-            pid = os.fork()
-            if pid == 0:
-                os._exit(0)
-            children.append(pid)
-        for pid in children:
-            os.waitpid(pid, 0)
-
-
-def wander(seconds: float) -> NoReturn:
-    """Be another process every moment: leave the sockets to a child, and end.
-
-    After so many seconds it is over: by a pid nobody can get hold of it, not even the stage.
-    """
-    tell()
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if os.fork():
-            os._exit(0)
-        time.sleep(0.001)
-    os._exit(0)
-
-
 def connect(target: str) -> NoReturn:
     """A client that keeps its connection whatever happens to the server."""
     with socket.create_connection(address(target)) as connection:
@@ -281,33 +200,25 @@ def connect(target: str) -> NoReturn:
             time.sleep(NAP)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tcp", action="append", default=[], metavar="HOST:PORT")
-    parser.add_argument("--udp", action="append", default=[], metavar="HOST:PORT")
-    parser.add_argument("--bound", action="append", default=[], metavar="HOST:PORT")
-    parser.add_argument("--reuseport", action="store_true")
-    parser.add_argument("--ignore", action="append", default=[], metavar="SIGNAL")
-    parser.add_argument("--flush", metavar="MARKER")
+    for name in ("tcp", "udp", "bound", "ignore"):  # an address, or the name of a signal
+        parser.add_argument(f"--{name}", action="append", default=[])
+    for name in ("flush", "drain"):
+        parser.add_argument(f"--{name}", metavar="MARKER")
+    for name in ("close-first", "dead-main", "reuseport", "stop-self", "supervise", "wipe"):
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--flush-seconds", type=float, default=0.3)
-    parser.add_argument("--drain", metavar="MARKER")
-    parser.add_argument("--close-first", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--dead-main", action="store_true")
-    parser.add_argument("--stop-self", action="store_true")
-    parser.add_argument("--wipe", action="store_true")
-    parser.add_argument("--record", metavar="FILE")
-    parser.add_argument("--flicker", nargs=2, type=float, metavar=("HELD", "REST"))
-    parser.add_argument("--storm", type=int, default=0)
-    parser.add_argument("--wander", type=float, metavar="SECONDS")
     parser.add_argument("--uid", type=int)
     parser.add_argument("--connect", metavar="HOST:PORT")
-    parser.add_argument("--supervise", action="store_true")
     parser.add_argument("--run", action="store_true", help="then run the command, and end with it")
     parser.add_argument("--hand-down", action="store_true", help="to that command: the sockets")
     parser.add_argument("command", nargs="*")
-    options = parser.parse_args()
+    return parser
 
+
+def settle(options: argparse.Namespace) -> None:
     # A shell starts background jobs with SIGINT ignored, and that is passed on: settle it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for name in options.ignore:
@@ -318,10 +229,10 @@ def main() -> None:
         os.setresuid(options.uid, options.uid, options.uid)
         # As if that user had started it: who changes users becomes unreadable (proc(5)).
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    if options.record:
-        record(options.record)
-    if options.flicker:
-        flicker(options)
+
+
+def serve(options: argparse.Namespace, then: Callable[[], object] | None = None) -> None:
+    """Do what the options say, or something else with the ports *then*."""
     if options.supervise:
         supervise(options.command)
     if options.connect:
@@ -342,10 +253,8 @@ def main() -> None:
     if options.run:
         tell()
         sys.exit(subprocess.run(options.command, close_fds=False, check=False).returncode)
-    if options.storm:
-        storm(options.storm)
-    if options.wander:
-        wander(options.wander)
+    if then:
+        then()
     if options.workers:
         prefork(loop, options.workers)
     if options.dead_main:
@@ -362,4 +271,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked = parser().parse_args()
+    settle(asked)
+    serve(asked)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.commands import Recorder
-from helpers.fake_free import Fake
 from helpers.job import ROOT, SCRIPT, Job
 from helpers.project import PASSES, Project
+from helpers.reports import Fake
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -77,7 +77,7 @@ class Actor:
     """Runs workflows in a repository of its own, where ``org/portfree@v1`` is this very tree."""
 
     def __init__(self, processes: Processes, folder: Path, tree: Path, installed: Path) -> None:
-        self._stage = processes
+        self._processes = processes
         self._tree = tree
         self._installed = next(path for path in installed.iterdir() if path.is_dir())
         self._log = folder / "act.log"
@@ -111,28 +111,21 @@ class Actor:
         own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         assert ACT is not None
         with self._log.open("wb") as log:
-            process = subprocess.Popen(
+            return self._processes.popen(
                 [
                     *(ACT, "push", "--json", "--platform", "ubuntu-latest=-self-hosted"),
                     *("--local-repository", f"org/portfree@v1={self._tree}"),
                 ],
+                {
+                    "HOME": str(self.home),
+                    "XDG_CACHE_HOME": str(self.home / "cache"),
+                    "PATH": own,
+                },
+                measured=False,  # they are no tests of ours
                 cwd=self.repository,
-                env=self._stage.environment(
-                    {
-                        "HOME": str(self.home),
-                        "XDG_CACHE_HOME": str(self.home / "cache"),
-                        "PATH": own,
-                        # The measuring of our own tests is no business of theirs.
-                        "COVERAGE_PROCESS_START": "",
-                        "COVERAGE_PROCESS_CONFIG": "",
-                    }
-                ),
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        self._stage._children.append(process)
-        return process
 
     def end(self, process: subprocess.Popen[bytes]) -> Acted:
         process.wait(120)
@@ -281,7 +274,7 @@ def test_workflows(server_process: Actor, processes: Processes) -> None:
 
     process = server_process.start()
     pid = server_process.home / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text().strip(), "the step runs", patience=60)
+    wait_until(lambda: pid.exists() and pid.read_text().strip(), "the step runs")
     # What the runner sends, to whom it sends it: the step's shell, which has become portfree.
     began = time.monotonic()
     os.kill(int(pid.read_text()), signal.SIGINT)

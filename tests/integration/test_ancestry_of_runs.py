@@ -71,7 +71,7 @@ def test_a_marked_orphan_is_left_behind_wherever_it_runs(
 
 
 @one_backend
-def test_a_marked_server_that_somebody_looks_after_is_kept(
+def test_a_marked_server_that_is_looked_after_is_kept(
     processes: Processes, elsewhere: Path
 ) -> None:
     port = processes.free_port()
@@ -86,7 +86,7 @@ def test_a_marked_server_that_somebody_looks_after_is_kept(
         ["env", "NOX_CURRENT_SESSION=dev", *tcp(other := processes.free_port())], cwd=elsewhere
     )
 
-    # The same mark all the way up to the reaper: left behind. Set by somebody who lives: not.
+    # The same mark all the way up to the reaper: left behind. Set by a program that lives: not.
     left, kept = free_ports(port, other).outcomes
 
     assert rules(left) == {server.facts["pid"]: "left-behind"}
@@ -121,7 +121,7 @@ def test_the_orphan_of_a_live_run_is_in_use(
     assert server.alive
 
 
-def test_a_pid_that_came_to_somebody_else_keeps_no_run_alive(
+def test_a_pid_that_came_to_another_process_keeps_no_run_alive(
     processes: Processes, elsewhere: Path
 ) -> None:
     port = processes.free_port()
@@ -223,7 +223,7 @@ def test_the_server_of_a_ci_agent_that_is_at_work_is_in_use(
     assert server.alive
 
 
-# Multiplexers keep the environment of whoever first started them
+# Multiplexers keep the environment that they were started with
 
 
 @needs_program("tmux")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("backend", "project")
 
 
-# self: whoever asks, and whoever asks for him
+# self: the caller and its ancestors
 
 
 def test_the_caller_itself_is_kept(processes: Processes) -> None:
@@ -107,7 +107,7 @@ def test_our_own_grandchild_is_stopped(processes: Processes, elsewhere: Path) ->
 
 
 @one_backend
-def test_the_child_of_somebody_else_is_kept(processes: Processes, project: Path) -> None:
+def test_the_child_of_another_is_kept(processes: Processes, project: Path) -> None:
     port = processes.free_port()
     server = processes.child(tcp(port), cwd=project)
 
@@ -119,7 +119,7 @@ def test_the_child_of_somebody_else_is_kept(processes: Processes, project: Path)
     assert server.alive
 
 
-# orphan and attended: whether somebody looks after it
+# orphan and attended: whether a program looks after it
 
 
 @one_backend
@@ -154,7 +154,7 @@ def test_a_server_that_a_living_program_started(processes: Processes, project: P
 
 @pytest.mark.parametrize("scope", ["mine", "any"])
 @one_backend
-def test_whoever_names_the_port_may_stop_an_attended_server(
+def test_scope_mine_stops_an_attended_server(
     processes: Processes, elsewhere: Path, scope: Scope
 ) -> None:
     port = processes.free_port()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.fake_free import Fake
+from helpers.reports import Fake
 from portfree import Port
 from portfree._cli.main import main
 from portfree._output.console import in_color

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.fake_free import Fake
 from helpers.processes import http_server, tcp, wait_until
+from helpers.reports import Fake
 from portfree import Port
 from portfree._cli.main import main
 

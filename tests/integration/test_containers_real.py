@@ -87,7 +87,7 @@ def run(processes: Processes, command: Sequence[str], *, cwd: Path, port: int) -
     return Container(processes, started_one, Identity.of(first))
 
 
-# Seen from inside, by somebody who was put there
+# Seen from inside, by a caller that was put there
 
 
 @INITS
@@ -150,7 +150,7 @@ def test_an_orphan_beside_the_main_service_is_stopped(
     assert accepts(main)
 
 
-# Seen from inside, by somebody who was started there
+# Seen from inside, by a caller that was started there
 
 
 @INITS

@@ -226,7 +226,7 @@ def test_no_grace_at_all(processes: Processes, project: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["8000x", "0", "{port}-1", "{port}/sctp"])
 @one_backend
-def test_nobody_is_signalled_for_a_slip(processes: Processes, project: Path, spec: str) -> None:
+def test_nothing_is_signalled_for_a_slip(processes: Processes, project: Path, spec: str) -> None:
     port = processes.free_port()
     server = processes.orphan(tcp(port), cwd=project)
 
@@ -267,7 +267,8 @@ def test_a_live_run_is_waited_for_and_gives_the_port_up(
     )
     call = processes.call(port, cwd=project, wait=1000.0)  # the test has a limit of its own
 
-    said = call.wait_line()  # half a second into the wait, it says for whom it waits
+    assert call.process.stderr is not None
+    said = call.process.stderr.readline().decode()  # half a second into the wait: for what
     server.process.send(signal.SIGKILL)
 
     report = call.report()

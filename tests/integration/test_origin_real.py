@@ -92,7 +92,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def port(processes: Processes) -> Iterator[int]:
-    """A port of ours: whoever holds it in the end was started by this test, and is ended."""
+    """A port of ours: what holds it in the end was started by this test, and is killed."""
     port = processes.free_port()
     yield port
     while found := holders(port):
@@ -140,7 +140,7 @@ def kill(runner: Started, port: int) -> None:
 
 
 def ask(processes: Processes, port: int, cwd: Path, scope: Scope = "orphans") -> Outcome:
-    """Ask as somebody would who has nothing to do with that run."""
+    """Ask from outside of that run."""
     return only(processes.call(port, cwd=cwd, scope=scope).report())
 
 
@@ -386,7 +386,7 @@ def test_a_client_from_elsewhere_keeps_no_orphan(
         ("RUNNER_TRACKING_ID", ""),
     ],
 )
-def test_what_asks_to_stay_is_kept_until_somebody_asks_for_its_port(
+def test_what_asks_to_stay_is_kept_until_its_port_is_asked_for(
     processes: Processes, project: Path, port: int, variable: str, value: str
 ) -> None:
     server = processes.orphan(tcp(port), cwd=project, env={variable: value})

@@ -1,4 +1,4 @@
-"""The stage itself: a test that passes on a server that is not there would prove nothing."""
+"""Our own helpers: a test that passes on a server that is not there would prove nothing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_server_in_a_terminal_leads_its_session(processes: Processes) -> None:
     assert seen.terminal != 0
 
 
-def test_no_mark_of_this_test_run_reaches_a_staged_process(processes: Processes) -> None:
+def test_no_mark_of_this_test_run_reaches_a_process(processes: Processes) -> None:
     server = processes.orphan(tcp(processes.free_port()), env={"NOX_CURRENT_SESSION": "tests"})
 
     variables = environment(server.pid).split(b"\0")
@@ -79,7 +79,7 @@ def test_no_mark_of_this_test_run_reaches_a_staged_process(processes: Processes)
     assert not [each for each in variables if each.startswith(b"PYTEST_")]
 
 
-def test_the_stage_is_empty_afterwards(tmp_path: Path) -> None:
+def test_no_process_is_left_afterwards(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     port = processes.free_port()
     master = processes.orphan(tcp(port, "--workers", "2"))
@@ -87,11 +87,11 @@ def test_the_stage_is_empty_afterwards(tmp_path: Path) -> None:
     shell = processes.orphan(["sh", "-c", "sleep 1000; true"])
     wait_until(lambda: children(shell.pid), "the shell starts its command")
     again = processes.orphan(supervisor(tcp(processes.free_port())))
-    everybody = [master.process, *master.workers, wiped.process, shell.process, again.process]
+    started = [master.process, *master.workers, wiped.process, shell.process, again.process]
 
     processes.close()
 
-    assert not [process for process in everybody if process.alive]
+    assert not [process for process in started if process.alive]
     assert not list(processes.members())
     assert is_free(port)
 

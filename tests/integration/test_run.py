@@ -85,7 +85,7 @@ def test_runs_side_by_side_may_end_in_any_order(processes: Processes, first: int
     assert RUN_ID not in os.environ
 
 
-def test_the_environment_is_left_alone_if_somebody_has_changed_it(processes: Processes) -> None:
+def test_the_environment_is_left_alone_if_it_has_changed(processes: Processes) -> None:
     with report_on(processes.free_port()):
         os.environ[RUN_ID] = "8.8.8"
     assert os.environ[RUN_ID] == "8.8.8"
@@ -314,7 +314,7 @@ def test_a_failure_about_leaks_hides_nothing_that_was_freed(
     assert f"freed {port}/tcp" in caplog.text
 
 
-def test_a_failure_at_the_start_keeps_nobody_from_working(
+def test_a_failure_at_the_start_stops_no_work(
     processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(report_on(processes.free_port()))

@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.adoption import bash, daemon, holder_of, parent, port_of_ours, until_it_serves, zombies
-from helpers.commands import Recorder, Running, portfree_run, states
+from helpers.commands import (
+    Recorder,
+    Running,
+    bash,
+    daemon,
+    holder_of,
+    parent,
+    port_of_ours,
+    portfree_run,
+    states,
+    until_it_serves,
+    zombies,
+)
 from helpers.processes import (
     Identity,
     Processes,

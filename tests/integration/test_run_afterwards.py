@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.adoption import bash, daemon, holder_of, parent, port_of_ours, until_it_serves, zombies
-from helpers.commands import Running, portfree_run
+from helpers.commands import (
+    Running,
+    bash,
+    daemon,
+    holder_of,
+    parent,
+    port_of_ours,
+    portfree_run,
+    until_it_serves,
+    zombies,
+)
 from helpers.job import Job
 from helpers.processes import (
     Processes,

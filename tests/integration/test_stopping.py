@@ -185,7 +185,7 @@ def test_who_shares_a_socket_with_a_kept_holder_is_kept(
     script = f"cd {project} && {sleep}; cd {elsewhere} && {sleep}"
     # Both sleepers have the listener that they were handed down; who opened it has ended.
     opener = processes.orphan(tcp(port, "--hand-down", "--run", "--", "sh", "-c", script))
-    ours, theirs = opener.wait_launched(), opener.wait_launched()
+    ours, theirs = (Identity(*opener.read("launched")["launched"]) for _ in range(2))
     opener.wait_gone()
 
     outcome = only(free_ports(port))
@@ -311,14 +311,14 @@ async def application(scope, receive, send):
 # Taken again
 
 
-def test_a_supervisor_that_somebody_looks_after_is_named_and_spared(
+def test_a_supervisor_that_is_looked_after_is_named_and_spared(
     processes: Processes, elsewhere: Path
 ) -> None:
     port = processes.free_port()
     started_one = processes.attended(supervisor(tcp(port)), cwd=elsewhere)
     first = started_one.server
 
-    # The scope covers the server, and nobody but the server.
+    # The scope covers the server, and nothing but the server.
     outcome = only(free_ports(port, scope="mine"))
 
     assert outcome.status == "busy"

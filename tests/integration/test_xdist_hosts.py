@@ -292,7 +292,7 @@ def test_it():
     )
     running = suite.start_module("pytest", *EACH, "--tx", namespace.workers)
     # Until then four Pythons start one after the other.
-    wait_until((suite / "served").exists, "the server is up", patience=60)
+    wait_until((suite / "served").exists, "the server is up")
     server = Identity.of(int((suite / "server").read_text()))
 
     running.process.kill()

@@ -1,7 +1,7 @@
-"""Many at once: calls, guarded runs, and everybody else who does something to the port meanwhile.
+"""Many at once: calls, guarded runs, and other programs that use the port meanwhile.
 
-What must hold whoever comes and goes: nobody is stopped wrongly, nobody hears of a busy port that
-is free, and nothing crashes.
+What must hold whatever comes and goes: no process is stopped wrongly, no call reports a busy port
+that is free, and nothing crashes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.processes import (
-    HERE,
     PATIENCE,
+    SERVERS,
     Processes,
     Started,
     client,
@@ -39,20 +39,22 @@ from portfree import Outcome, free_ports
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from helpers.figures import Figures
     from portfree.model import Scope
+    from stress.support.figures import Figures
 
 GROUP = "crowds"
 
 pytestmark = pytest.mark.usefixtures("backend", "project")
 
-CROWD = HERE / "crowds.py"
+SUPPORT = Path(__file__).parent / "support"
+CROWD = SUPPORT / "crowds.py"
+RESTLESS = str(SUPPORT / "restless_servers.py")
 
 
 def crowd(
     processes: Processes, project: Path, members: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Let them all do what they want at once, and return what each of them says (crowd.py)."""
+    """Let them all do what they want at once, and return what each of them says (crowds.py)."""
     asked = [{"options": {}, **member} for member in members]
     process = subprocess.run(
         [sys.executable, str(CROWD), *map(json.dumps, asked)],
@@ -68,6 +70,11 @@ def crowd(
     return answers
 
 
+def restless(command: Sequence[str]) -> list[str]:
+    """The same server, with more habits."""
+    return [RESTLESS if word == str(SERVERS) else word for word in command]
+
+
 @dataclass
 class Bystanders:
     """Processes that have nothing to do with it, and write down every signal that they get."""
@@ -78,7 +85,7 @@ class Bystanders:
     def add(self, command: Sequence[str], cwd: Path, *, attended: bool = False) -> None:
         record = self.processes.folder / f"signals-{secrets.token_hex(4)}"
         start = self.processes.attended if attended else self.processes.orphan
-        self.records.append((start([*command, "--record", str(record)], cwd=cwd), record))
+        self.records.append((start(restless([*command, "--record", str(record)]), cwd=cwd), record))
 
     def hit(self) -> int:
         """How many of them got a signal, or are dead."""
@@ -233,7 +240,7 @@ def test_a_storm_of_forks(
     for _ in range(15 if long else 1):
         port = processes.free_port()
         # Each child has the listening socket, for the time that it lives.
-        server = processes.orphan(tcp(port, "--storm", "8"), cwd=project)
+        server = processes.orphan(restless(tcp(port, "--storm", "8")), cwd=project)
 
         outcome = ask(port, figures, bystanders, grace=2.0)
 
@@ -248,11 +255,11 @@ def test_a_server_that_is_another_process_every_moment(
     bystanders.add(tcp(processes.free_port()), elsewhere)
     for _ in range(4 if long else 1):
         port = processes.free_port()
-        processes.orphan(tcp(port, "--wander", "4" if long else "1"), cwd=project)
+        processes.orphan(restless(tcp(port, "--wander", "4" if long else "1")), cwd=project)
 
         outcome = ask(port, figures, bystanders, grace=1.0)
 
-        # Whether somebody catches it is chance; but what is said must be so.
+        # Whether a look catches it is chance; but what is said must be so.
         if outcome.ok:
             assert is_free(port), outcome
         wait_until(partial(is_free, port), "it has come to its end")
@@ -276,7 +283,7 @@ def test_servers_that_come_and_go(
     for _ in range({"linux": (20, 2000), "portable": (2, 50)}[backend][long]):
         outcome = ask(f"{port}/{kind}", figures, bystanders, grace=1.0)
 
-        # Somebody may be seen for long enough, and is then rightly kept.
+        # One may be seen for long enough, and is then rightly kept.
         assert outcome.ok or outcome.holders or outcome.notes
         assert all(each.verdict.action == "keep" for each in outcome.holders)
 
@@ -333,14 +340,14 @@ def ask(
     grace: float,
     scope: Scope = "orphans",
 ) -> Outcome:
-    """One trial: call `free_ports`, and look whether it hit anybody or took too long."""
+    """One trial: call `free_ports`, and look whether it hit a bystander."""
     if os.environ["PORTFREE_BACKEND"] == "portable":
         grace *= 10  # psutil reads the sockets process by process: seconds, if there are thousands
     started = time.monotonic()
     outcome = only(free_ports(port, scope=scope, grace=grace))
     seconds = time.monotonic() - started
     hit = bystanders.hit()
-    # Whoever calls knows whether the port can be free at all.
+    # The caller knows whether the port can be free at all.
     figures.trial(seconds, wrong_stops=hit)
     assert not hit, outcome
     return outcome

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
 
 import pytest
 
-from helpers.docker import Docker, started
 from helpers.processes import (
     NOBODY,
     Identity,
@@ -30,12 +29,13 @@ from helpers.processes import (
 )
 from portfree import Report
 from portfree.model import Scope
+from stress.support.docker import Docker, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from helpers.figures import Figures
     from portfree import HolderReport
+    from stress.support.figures import Figures
 
 GROUP = "containers"
 
@@ -78,7 +78,7 @@ BY_HAND = f"docker ps --filter publish={WEB}, then: docker stop NAME"
 
 
 class Asked(TypedDict, total=False):
-    """Who asks for a port, and how."""
+    """How a port is asked for."""
 
     scope: Scope
     env: Mapping[str, str]
@@ -92,15 +92,15 @@ class Asking:
         self, docker: Docker, processes: Processes, folder: Path, figures: Figures
     ) -> None:
         self._docker = docker
-        self._stage = processes
+        self._processes = processes
         self._folder = folder
         self.figures = figures
 
     def kept(self, port: int | str, **asked: Unpack[Asked]) -> tuple[HolderReport, ...]:
-        """Those who hold it: all of them kept, and alive, as is everybody else."""
+        """Its holders: all of them kept, and alive, as is all else."""
         uid = asked.get("uid")
         before = self._docker.settled()
-        report = self._stage.call(
+        report = self._processes.call(
             port,
             cwd=Path("/") if uid else self._folder,
             scope=asked.get("scope", "any"),
@@ -133,7 +133,7 @@ class Asking:
         assert {(h.verdict.action, h.verdict.rule) for h in outcome.holders} == {
             ("keep", "container")
         }
-        assert not [*self._stage.members()], "somebody still asks the engine"
+        assert not [*self._processes.members()], "a client still asks the engine"
         return outcome.holders
 
 
@@ -272,7 +272,7 @@ def test_an_engine_that_hangs_is_not_waited_for(docker: Docker, asking: Asking) 
     assert docker.serves(WEB)
 
 
-# By somebody who is not root, and does not see what root's docker-proxy has open
+# By a user that is not root, and does not see what root's docker-proxy has open
 
 
 @pytest.mark.usefixtures("web")
@@ -323,7 +323,7 @@ def test_a_server_in_a_container_on_our_network_is_kept(
 # Containers that come and go
 
 
-def test_while_containers_come_and_go_nobody_is_stopped(
+def test_while_containers_come_and_go_none_is_stopped(
     docker: Docker, processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
     steady = docker.settled()

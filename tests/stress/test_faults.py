@@ -1,6 +1,6 @@
 """Whatever the machine refuses, at whatever moment: no crash, no wrong stop, no false report.
 
-First at the boundary, with every call of every method failing once in each of some scenes. Then
+First at the boundary, with every call of every method failing once in each of some situations. Then
 below it, where the system calls of the Linux backend fail while real processes are looked at.
 """
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from helpers.figures import Figures
     from helpers.processes import Processes
     from portfree.model import Report
+    from stress.support.figures import Figures
 
 GROUP = "faults"
 
@@ -49,7 +49,7 @@ ERRORS = {
 }
 FAILURES: dict[str, Exception | None] = {
     **ERRORS,
-    "RuntimeError": RuntimeError("what nobody expects"),
+    "RuntimeError": RuntimeError("what no one expects"),
 }
 
 # Not the clock, which cannot fail, nor what says of a port at first that it is held: see `answer`.
@@ -67,17 +67,17 @@ NOTHING: dict[str, object] = {
 }
 
 
-# Scenes
+# Situations
 
 
 class Situation(NamedTuple):
     system: FakeSystem
-    sacred: tuple[Actor, ...] = ()
-    """Who must never get a signal."""
+    untouchable: tuple[Actor, ...] = ()
+    """What must never get a signal."""
     wait: float = 0.0
 
 
-def nobody(_: Path) -> Situation:
+def unheld(_: Path) -> Situation:
     return Situation(FakeSystem())
 
 
@@ -96,7 +96,7 @@ def attended(project: Path) -> Situation:
 
 
 def shared(project: Path) -> Situation:
-    """A socket that an orphan shares with somebody else's server."""
+    """A socket that an orphan shares with another user's server."""
     system = FakeSystem()
     mine = system.server(cwd=str(project))
     other = system.start("other", owner=77)
@@ -106,9 +106,9 @@ def shared(project: Path) -> Situation:
 
 def supervised(project: Path) -> Situation:
     system = FakeSystem()
-    nanny = system.start("nanny", leads=True, cwd=str(project))
-    system.supervise(nanny, system.server(ppid=nanny.pid), after=0.05)
-    bystander = system.start("bystander", ppid=nanny.pid, cwd=str(project))
+    supervisor = system.start("supervisor", leads=True, cwd=str(project))
+    system.supervise(supervisor, system.server(ppid=supervisor.pid), after=0.05)
+    bystander = system.start("bystander", ppid=supervisor.pid, cwd=str(project))
     return Situation(system, (bystander,))
 
 
@@ -128,7 +128,7 @@ def fading(_: Path) -> Situation:
     return Situation(system)
 
 
-SCENES = (nobody, orphan, attended, shared, supervised, live_run, fading)
+SITUATIONS = (unheld, orphan, attended, shared, supervised, live_run, fading)
 
 
 class Faulty:
@@ -178,11 +178,11 @@ def play(situation: Situation, fault: Fault) -> Report:
 
 
 def wrong_stops(situation: Situation) -> list[str]:
-    sacred = {
-        server_process.pid
-        for server_process in (situation.system.caller, situation.system.init, *situation.sacred)
+    untouchable = {
+        fake.pid
+        for fake in (situation.system.caller, situation.system.init, *situation.untouchable)
     }
-    return [str(sent) for sent in situation.system.signals if sent.process.pid in sacred]
+    return [str(sent) for sent in situation.system.signals if sent.process.pid in untouchable]
 
 
 def false_reports(situation: Situation, report: Report) -> list[str]:
@@ -203,7 +203,7 @@ def false_reports(situation: Situation, report: Report) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("situation", SCENES)
+@pytest.mark.parametrize("situation", SITUATIONS)
 def test_any_call_of_the_boundary_may_fail(
     situation: Callable[[Path], Situation], figures: Figures, project: Path, *, long: bool
 ) -> None:
@@ -330,7 +330,7 @@ def test_any_system_call_may_fail(
 
 @pytest.mark.parametrize("method", ["sockets", "owners", "holds", "process", "pin"])
 @pytest.mark.parametrize("leap", [0.4, 3.0, 3600.0])
-def test_a_clock_that_leaps_costs_no_stage_of_the_ladder(
+def test_a_clock_that_leaps_costs_no_step_of_the_escalation(
     figures: Figures, project: Path, method: str, leap: float
 ) -> None:
     # The machine slept, or so little of it was left for us.
@@ -348,7 +348,7 @@ def test_a_clock_that_leaps_costs_no_stage_of_the_ladder(
 
 
 @pytest.mark.parametrize("leap", [-86_400.0, 86_400.0])
-def test_setting_the_clock_makes_nobody_somebody_else(
+def test_setting_the_clock_confuses_no_processes(
     figures: Figures,
     processes: Processes,
     project: Path,

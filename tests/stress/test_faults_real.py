@@ -1,7 +1,7 @@
 """What the machine can withhold, for real: files, memory, permissions, /proc, clocks, reapers.
 
-What must hold whatever is missing: nobody is stopped wrongly, nothing crashes, a port that cannot
-be had is never called free, and what is missing is said.
+What must hold whatever is missing: no process is stopped wrongly, nothing crashes, a port that is
+taken is never called free, and what is missing is said.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers import pid_reuse
 from helpers.processes import (
     NOBODY,
     Identity,
@@ -30,27 +29,35 @@ from helpers.processes import (
     needs_root,
     notes,
     only,
-    portable_in_stress,
     rules,
     stat,
     tcp,
     wait_until,
-    without,
 )
 from helpers.reports import how
+from stress.support import pid_reuse, seccomp_exec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from helpers.figures import Figures
-    from helpers.processes import Starved
     from portfree import Outcome
     from portfree.model import Scope
+    from stress.support.figures import Figures
 
 GROUP = "faults"
 
 pytestmark = pytest.mark.usefixtures("backend")
+
+# For tests whose repetition with psutil takes long, and shows little.
+portable_in_stress = pytest.mark.parametrize(
+    "backend", ["linux", pytest.param("portable", marks=pytest.mark.stress)], indirect=True
+)
+
+
+def without(*what: str) -> list[str]:
+    """A prefix that takes something away from a command (seccomp_exec.py)."""
+    return [sys.executable, "-S", seccomp_exec.__file__, *what, "--"]
 
 
 def trial(
@@ -64,7 +71,7 @@ def trial(
     prefix: Sequence[str] = (),
     env: dict[str, str] | None = None,
     uid: int | None = None,
-    starved: Starved | None = None,
+    files: int | None = None,
     scope: Scope = "orphans",
 ) -> Outcome:
     """Call `free_ports` under these circumstances; what it says must be so."""
@@ -76,7 +83,7 @@ def trial(
         prefix=prefix,
         env=env,
         uid=uid,
-        starved=starved,
+        files=files,
         scope=scope,
         grace=grace,
     ).report()
@@ -102,7 +109,7 @@ def test_no_files_left(
     for files in range(16) if long else (0, 2):
         port = processes.free_port()
         server = processes.orphan(tcp(port), cwd=project)
-        outcome = trial(processes, project, figures, server, port, starved={"files": files})
+        outcome = trial(processes, project, figures, server, port, files=files)
         if files == 0:
             assert not outcome.ok
 
@@ -220,7 +227,7 @@ def test_a_directory_that_was_deleted(
     started = time.monotonic()
     done = subprocess.run(command, env=_environment(processes), capture_output=True, text=True)
     figures.trial(time.monotonic() - started, wrong_stops=not server.alive)
-    # We are in no project, so nobody is an orphan of ours.
+    # We are in no project, so no process is an orphan of ours.
     assert done.returncode == 1, done.stderr
     (outcome,) = json.loads(done.stdout)["outcomes"]
     assert [each["verdict"]["rule"] for each in outcome["holders"]] == ["attended"]
@@ -276,7 +283,7 @@ def test_a_first_process_that_never_reaps(
 @needs_root
 @needs_namespace("--pid", "--fork", "--mount-proc")
 @portable_in_stress
-def test_a_pid_that_passes_to_somebody_else(
+def test_a_pid_that_passes_to_another_process(
     processes: Processes, project: Path, figures: Figures, *, long: bool
 ) -> None:
     port = processes.free_port()

@@ -2,7 +2,7 @@
 
 Hypothesis builds a machine step by step (who starts whom, who holds what, who dies when, also in
 the midst of a call) and calls portfree in between. What may be done there follows from the truth
-that `world` writes down, not from the rules of portfree.
+that `Simulation` writes down, not from the rules of portfree.
 """
 
 from __future__ import annotations
@@ -30,25 +30,33 @@ from hypothesis.stateful import (
 
 from helpers import fake_system
 from helpers.reports import how
-from helpers.simulation import NEVER_ASKED, PORTS, SOMEBODY, Ask, SimProcess, Simulation, step
 from portfree._core import run_id
+from portfree._core.context import Moment, Phase
+from stress.support.simulation import (
+    NEVER_ASKED,
+    OTHER_USER,
+    PORTS,
+    Ask,
+    SimProcess,
+    Simulation,
+    step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from helpers.fake_system import Actor
-    from helpers.figures import Figures
-    from helpers.simulation import Bare, Behaviour, Kind, Place, Step
-    from portfree._core.context import Phase
     from portfree._system.interface import Signal
     from portfree.model import HolderReport, Port, Report, Scope
+    from stress.support.figures import Figures
+    from stress.support.simulation import Bare, Behaviour, Kind, Place
 
 GROUP = "model"
 
 pytestmark = pytest.mark.usefixtures("unmarked")
 
-# For so long portfree tries a port that nobody is seen with, and settles all such ports then.
+# For so long portfree tries a port without a visible holder, and settles all such ports then.
 LAST_TRIES = 0.11
 
 # What is asked of the boundary when a call is under way: after any of these something may happen.
@@ -57,7 +65,7 @@ QUESTIONS = ("bind", "sockets", "owners", "holds", "process", "pids", "pin", "wa
 seconds = st.sampled_from([0.0, 0.001, 0.004, 0.02, 0.3, 0.6, 1.4])
 places = st.sampled_from(["ours", "nested", "other", "temporary", "none"])
 bares = st.sampled_from(["", "", "wiped", "dropped"])
-deeds = st.sampled_from(
+steps = st.sampled_from(
     [
         *("die", "let go", "fork", "exec", "recycle", "replace"),
         *("refuse", "hide", "unpin", "hide facts"),
@@ -72,7 +80,7 @@ behaviours = st.sampled_from(["obeys", "slow", "needs INT", "needs KILL", "immor
 class Machine(RuleBasedStateMachine):
     """A machine, and portfree on it."""
 
-    beings: Bundle[SimProcess] = Bundle("beings")
+    processes: Bundle[SimProcess] = Bundle("processes")
 
     def __init__(self, figures: Figures, project: Path, elsewhere: Path) -> None:
         super().__init__()
@@ -86,7 +94,7 @@ class Machine(RuleBasedStateMachine):
         self.environment.stop()
 
     @initialize(
-        target=beings,
+        target=processes,
         under=st.sampled_from(["terminal", "runner", "agent"]),
         root=st.booleans(),
         init=st.sampled_from(["systemd", "tini"]),
@@ -103,20 +111,20 @@ class Machine(RuleBasedStateMachine):
             polite=polite,
             by_address=by_address,
         )
-        os.environ.update(self.simulation.caller.server_process.process.marks)
+        os.environ.update(self.simulation.caller.fake.process.marks)
         if root:
             os.environ["SUDO_UID"] = "1000"
         return self.simulation.init
 
     # Who is there
 
-    @rule(target=beings)
+    @rule(target=processes)
     def the_caller(self) -> SimProcess:
         return self.simulation.caller
 
     @rule(
-        target=beings,
-        parent=beings,
+        target=processes,
+        parent=processes,
         kinds=st.lists(launchers, min_size=1, max_size=3),
         place=places,
         bare=bares,
@@ -141,8 +149,8 @@ class Machine(RuleBasedStateMachine):
         return multiple(*started[1:])
 
     @rule(
-        target=beings,
-        parent=beings,
+        target=processes,
+        parent=processes,
         port=st.sampled_from(PORTS),
         place=places,
         bare=bares,
@@ -168,15 +176,15 @@ class Machine(RuleBasedStateMachine):
         )
         self.simulation.listen(server, port)
         if daemon:
-            between.server_process.end()
+            between.fake.end()
         return server
 
     @rule(
-        target=beings,
+        target=processes,
         kind=st.sampled_from(
             ["service", "system", "engine", "contained", "server", "multiplexer", "manager"]
         ),
-        owner=st.sampled_from([0, SOMEBODY, 1000]),
+        owner=st.sampled_from([0, OTHER_USER, 1000]),
         port=st.sampled_from(PORTS),
         place=places,
     )
@@ -187,8 +195,8 @@ class Machine(RuleBasedStateMachine):
         return server
 
     @rule(
-        target=beings,
-        parent=beings,
+        target=processes,
+        parent=processes,
         port=st.sampled_from(PORTS),
         place=places,
         delay=seconds,
@@ -207,12 +215,14 @@ class Machine(RuleBasedStateMachine):
         server = self.simulation.supervise(supervisor, port, delay=delay, bare=bare)
         return multiple(supervisor, server)
 
-    @rule(sim=beings, port=st.sampled_from([*PORTS, NEVER_ASKED]), connected=st.booleans())
+    @rule(sim=processes, port=st.sampled_from([*PORTS, NEVER_ASKED]), connected=st.booleans())
     def listen(self, sim: SimProcess, port: Port, connected: bool) -> None:  # noqa: FBT001
         if sim.alive:
             self.simulation.listen(sim, port, connected=connected)
 
-    @rule(target=beings, sim=beings, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2]))
+    @rule(
+        target=processes, sim=processes, port=st.sampled_from(PORTS), times=st.sampled_from([1, 2])
+    )
     def serve_by_fork(self, sim: SimProcess, port: Port, times: int) -> SimProcess:
         """As multiprocessing does it: once, or twice to become a daemon."""
         self.simulation.let_time_pass(0.05)
@@ -224,48 +234,48 @@ class Machine(RuleBasedStateMachine):
             copies.append(self.simulation.fork(copies[-1]))
         self.simulation.listen(copies[-1], port)
         for between in copies[1:-1]:
-            between.server_process.end()
+            between.fake.end()
         return copies[-1]
 
-    @rule(one=beings, other=beings)
+    @rule(one=processes, other=processes)
     def connect(self, one: SimProcess, other: SimProcess) -> None:
         if one is not other:
             self.simulation.connect(one, other)
 
-    @rule(sim=beings)
+    @rule(sim=processes)
     def its_run_ends(self, sim: SimProcess) -> None:
         for above in sim.births():
             self.simulation.end_well(above)
 
-    @rule(sim=beings)
+    @rule(sim=processes)
     def the_folder_of_its_run_is_removed(self, sim: SimProcess) -> None:
         if sim.run is not None and not sim.run.alive:
             self.simulation.system.locks.pop(self.simulation._temporary(sim.run), None)
 
-    @rule(giver=beings, taker=beings)
+    @rule(giver=processes, taker=processes)
     def share(self, giver: SimProcess, taker: SimProcess) -> None:
         if giver.alive and taker.alive:
-            taker.server_process.holds |= giver.server_process.holds
+            taker.fake.holds |= giver.fake.holds
             self.simulation.look()
 
     # What happens, now or while a call is under way
 
-    @rule(sim=beings, what=deeds)
-    def happens(self, sim: SimProcess, what: Step) -> None:
+    @rule(sim=processes, what=steps)
+    def happens(self, sim: SimProcess, what: str) -> None:
         step(self.simulation, what, sim)()
 
-    @rule(sim=beings)
+    @rule(sim=processes)
     def its_run_is_killed(self, sim: SimProcess) -> None:
         for above in sim.births():
             if above.kind in ("runner", "agent"):
                 step(self.simulation, "die", above)()
 
-    @rule(sim=beings, what=deeds, delay=seconds)
-    def happens_later(self, sim: SimProcess, what: Step, delay: float) -> None:
+    @rule(sim=processes, what=steps, delay=seconds)
+    def happens_later(self, sim: SimProcess, what: str, delay: float) -> None:
         self.simulation.system.after(delay, step(self.simulation, what, sim))
 
-    @rule(sim=beings, what=deeds, question=st.sampled_from(QUESTIONS), number=st.integers(1, 12))
-    def happens_between(self, sim: SimProcess, what: Step, question: str, number: int) -> None:
+    @rule(sim=processes, what=steps, question=st.sampled_from(QUESTIONS), number=st.integers(1, 12))
+    def happens_between(self, sim: SimProcess, what: str, question: str, number: int) -> None:
         happening = step(self.simulation, what, sim)
         self.interruptions.setdefault((question, number), []).append(happening)
 
@@ -276,7 +286,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.simulation.own_run)
     @rule()
     def open_run(self) -> None:
-        caller = self.simulation.caller.server_process
+        caller = self.simulation.caller.fake
         element = f"{caller.pid}.{caller.process.start}.{len(self.simulation.ended):x}"
         outer = os.environ.get(run_id.RUN_ID)
         self.simulation.own_run = f"{outer}/{element}" if outer else element
@@ -353,17 +363,14 @@ class Machine(RuleBasedStateMachine):
             grace=grace,
             wait=wait,
             dry_run=dry_run,
-            phase=phase,
-            ending=ending,
-            began=self.began if ending else None,
-            quiet=self.quiet if ending else (),
+            moment=Moment(phase, ending, self.began, self.quiet) if ending else Moment(phase),
         )
         system.witness, system.watch = lambda *_: None, lambda *_: None
         self.interruptions.clear()
         false = self._false(report, before)
         false += [f"{port} was not freed" for port in due if not self._freed(report, port)]
         if dry_run and system.signals[before:]:
-            self.wrong.append("somebody was signalled in a dry run")
+            self.wrong.append("a signal was sent in a dry run")
         self.figures.trial(
             system.now() - ask.began, wrong_stops=len(self.wrong), false_reports=len(false)
         )
@@ -373,7 +380,7 @@ class Machine(RuleBasedStateMachine):
         assert not false, "; ".join(false)
 
     def _must_be_freed(self, ask: Ask) -> set[Port]:
-        """The ports that nobody has but plain orphans (or, in scope mine, servers of ours)."""
+        """The ports that only plain orphans have (or, in scope mine, servers of ours)."""
         simulation = self.simulation
         return {
             port
@@ -395,9 +402,9 @@ class Machine(RuleBasedStateMachine):
     def _watch(self, ask: Ask, question: str) -> None:
         simulation = self.simulation
         if question == "owners":
-            # Judged by what is true now, somebody is signalled a moment later.
+            # A signal is sent a moment after the judgement.
             self.allowed |= {
-                b for b in simulation.beings if b.alive and not simulation.forbidden(b, ask)
+                b for b in simulation.processes if b.alive and not simulation.forbidden(b, ask)
             }
         if question == "bind":
             held = {port for port in PORTS if simulation.holders(port)}
@@ -407,9 +414,9 @@ class Machine(RuleBasedStateMachine):
         for happening in self.interruptions.pop((question, self.asked[question]), []):
             happening()
 
-    def _witness(self, ask: Ask, server_process: Actor, signal: Signal) -> None:
+    def _witness(self, ask: Ask, fake: Actor, signal: Signal) -> None:
         simulation = self.simulation
-        sim = simulation.of(server_process)
+        sim = simulation.of(fake)
         if (why := simulation.forbidden(sim, ask)) and sim not in self.allowed:
             self.wrong.append(f"SIG{signal} to {sim}: {why}")
         for peer in self.peers.get(sim, set()) & simulation.sharers(sim, ask.ports):
@@ -434,7 +441,7 @@ class Machine(RuleBasedStateMachine):
             if not seen:
                 false.append(f"{outcome.port} was not {outcome.status} at {at}")
             if outcome.status == "freed" and not outcome.holders:
-                false.append(f"{outcome.port} is freed, and from nobody")
+                false.append(f"{outcome.port} is freed, and has no holder")
             if outcome.status == "busy" and not (outcome.holders or outcome.notes):
                 false.append(f"{outcome.port} is busy, and nothing says why")
 
@@ -463,9 +470,8 @@ class Machine(RuleBasedStateMachine):
         for identity, entries in told.items():
             ended = any(how(entry).startswith(("ended", "terminated")) for entry in entries)
             lives = any(
-                server_process.alive
-                and (server_process.pid, server_process.process.started) == identity
-                for server_process in system.actors.values()
+                fake.alive and (fake.pid, fake.process.started) == identity
+                for fake in system.actors.values()
             )
             if ended and lives:
                 false.append(f"pid {identity[0]} is alive, but the report says it has ended")

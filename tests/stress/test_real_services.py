@@ -1,4 +1,4 @@
-"""The services in the zoo: what tests talk to, and what saves its data if it is let."""
+"""Real services: what tests talk to, and what saves its data if it may."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.processes import NOBODY, needs_program, needs_root, only, wait_until
-from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, holders, parameter
+from stress.support.real_servers import (
+    RunningServer,
+    ServerSpec,
+    Trial,
+    generate,
+    holders,
+    parameter,
+)
 
 if TYPE_CHECKING:
-    from helpers.figures import Figures
     from helpers.processes import Processes
+    from stress.support.figures import Figures
 
-GROUP = "zoo"
+GROUP = "real servers"
 
 NGINX_CONF = """\
 worker_processes 2;
@@ -144,12 +151,12 @@ def test_it_is_freed(trial: Trial, processes: Processes, project: Path, figures:
 
 
 @needs_program(_script("supervisord"))
-def test_a_supervisor_that_somebody_looks_after_is_named(
+def test_a_supervisor_that_is_looked_after_is_named(
     processes: Processes, project: Path, figures: Figures
 ) -> None:
     foreground = replace(SUPERVISORD, command=[*SUPERVISORD.command, "--nodaemon"])
-    running = RunningServer(foreground, "attended", processes, project / "cage")
-    (supervisor,) = running.keepers
+    running = RunningServer(foreground, "attended", processes, project / "server")
+    (supervisor,) = running.ancestors
     who = f"supervisord (pid {supervisor.pid})"
 
     report = processes.call(running.port, cwd=project).report()
@@ -203,7 +210,7 @@ def _was_shut_down(running: RunningServer) -> bool:
     port = running.processes.free_port()
     command = [running.filled(word.replace("$PORT", str(port))) for word in POSTGRES.command]
     again = running.processes.orphan(command, cwd=running.folder, listening=port)
-    log = again._lines._log
+    log = again.log
     ready = "ready to accept connections"
     wait_until(lambda: ready in log.read_text(), "PostgreSQL is up again")
     said = log.read_text()

@@ -1,4 +1,4 @@
-"""The web servers of Python and node in the zoo, as developers leave them behind."""
+"""The web servers of Python and node, as developers leave them behind."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.real_servers import RunningServer, ServerSpec, Trial, generate, parameter
+from stress.support.real_servers import RunningServer, ServerSpec, Trial, generate, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from helpers.figures import Figures
     from helpers.processes import Processes
+    from stress.support.figures import Figures
 
-GROUP = "zoo"
+GROUP = "real servers"
 
 PYTHON = [sys.executable, "-m"]
 
@@ -158,7 +158,7 @@ NPM = ServerSpec(
     check=noted("saved", 1),
 )
 
-ANIMALS = [
+SPECS = [
     GUNICORN,
     ServerSpec(
         name="uvicorn",
@@ -279,7 +279,7 @@ ANIMALS = [
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    generate(metafunc, ANIMALS)
+    generate(metafunc, SPECS)
 
 
 def test_it_is_freed(
@@ -297,7 +297,7 @@ def test_it_is_freed(
         parameter(Trial(NODEMON, "attended", "library")),
     ],
 )
-def test_it_is_kept_while_somebody_looks_after_it(
+def test_it_is_kept_while_it_is_looked_after(
     kept: Trial, processes: Processes, project: Path, figures: Figures
 ) -> None:
     kept.run(processes, project, figures)

@@ -180,7 +180,7 @@ def test_a_bad_port_is_named_and_nothing_is_touched(system: FakeSystem, port: ob
     assert system.asked == {}
 
 
-def asked(*ports: int | str, **options: Any) -> Request:  # noqa: ANN401
+def asked(*ports: int | str, **options: Any) -> Request:
     """What `free_ports` makes of its arguments."""
     with mock.patch("portfree.api.free", lambda request, **_: Report(request, ())):
         return free_ports(*ports, **options).request

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from helpers.fake_system import Actor, FakeSystem, call, entry, names, only
 from helpers.reports import how
 from portfree._core.ancestry import Holder
+from portfree._core.context import Moment
 from portfree._core.survey import Suspect
 from portfree._output.words import ending_words, note_words
 from portfree._system.interface import Signal
@@ -96,12 +97,7 @@ def test_a_supervisor_of_a_run_that_ends_or_has_ended_is_stopped(
     server = system.server(ppid=nanny.pid, marks=nanny.process.marks)
     system.supervise(nanny, server, after=0.05)
 
-    report = call(
-        system,
-        scope="orphans",
-        phase="after" if ending else "call",
-        ending=run if ending else None,
-    )
+    report = call(system, scope="orphans", moment=Moment("after", run) if ending else Moment())
 
     assert only(report).status == "freed"
     assert entry(report, server).verdict.rule == ("own-run" if ending else "left-behind")

@@ -92,7 +92,7 @@ def test_an_outgoing_connection_is_explained_and_never_stopped(
     browser = system.start("firefox")
     system.listen(browser, 8000, state="connected", peer="192.0.2.7:443")
     system.blocking_reuse.add(PORT)
-    outcome = only(call(system, scope=scope))  # type: ignore[arg-type]
+    outcome = only(call(system, scope=scope))
     assert outcome.status == "busy"
     assert note(outcome).kind == "outgoing"
     assert note(outcome).text == (

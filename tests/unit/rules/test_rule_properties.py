@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.builders import Circumstances, context, holder, socket
+from helpers.builders import context, holder, socket
 from helpers.plain_processes import BOB, ELSEWHERE, HOME, INIT, ME, PROJECT, ROOT, process
 from helpers.scenes import INNER, OURS, THEIRS, TWELVE
 from portfree._core.ancestry import Holder
@@ -117,7 +117,7 @@ def machines(draw: st.DrawFn, platform: str | None = None) -> Machine:
         )
     others = draw(st.lists(st.sampled_from(everybody), max_size=3))
     own_ids = draw(st.sampled_from([(), (OURS,), (OURS, INNER), (THEIRS,)]))
-    circumstances = Circumstances(
+    asked = context(
         platform=platform or draw(st.sampled_from(["linux", "darwin", "win32"])),
         scope=draw(st.sampled_from(SCOPES)),
         phase=draw(st.sampled_from(get_args(Phase))),
@@ -137,7 +137,7 @@ def machines(draw: st.DrawFn, platform: str | None = None) -> Machine:
         ),
         main_service=draw(st.sampled_from([frozenset[int](), frozenset({1, 2})])),
     )
-    return Machine(holders, context(**circumstances)._replace(caller=caller, lineage=ours[1:]))
+    return Machine(holders, asked._replace(caller=caller, lineage=ours[1:]))
 
 
 @patient

@@ -1,7 +1,7 @@
 """Calls of `free` in whose middle the pid of the holder passes to another process.
 
 Run as the first process of a pid namespace that has a /proc of its own:
-``python recycler.py PORT MOMENT…``. At that moment of each call the server on the port is killed,
+``python pid_reuse.py PORT MOMENT…``. At that moment of each call the server on the port is killed,
 and a process that holds nothing gets its pid. Standard output gets a JSON list: for each call the
 status of the port, how long it took, and whether that process was hit.
 """
@@ -22,7 +22,7 @@ from portfree.model import Port, Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SERVERS = Path(__file__).with_name("servers.py")
+SERVERS = Path(__file__).parents[2] / "helpers" / "servers.py"
 
 # What is asked of the system about the holder, and whether the pid passes before or after that.
 MOMENTS = {

@@ -1,6 +1,6 @@
-"""Many who use portfree at the same moment: calls, or guarded runs.
+"""Many uses of portfree at the same moment: calls, or guarded runs.
 
-Run as a program: ``python crowd.py MEMBER…``, each a JSON object that names its ``kind``:
+Run as a program: ``python crowds.py MEMBER…``, each a JSON object that names its ``kind``:
 
 ===========  =====================================================================================
 kind         what it does
@@ -39,7 +39,7 @@ from portfree._system import current
 
 LATE = (rounds,)  # what free_ports() loads when a port is held
 
-SERVERS = Path(__file__).with_name("servers.py")
+SERVERS = Path(__file__).with_name("restless_servers.py")
 
 Answer = dict[str, Any]
 
@@ -117,7 +117,7 @@ def _start(port: int, record: str) -> tuple[subprocess.Popen[bytes], int]:
 
 def _is_ready(reader: int) -> bool:
     with open(reader) as file:
-        return file.readline() != ""  # if somebody else has the port, it ends without a word
+        return file.readline() != ""  # if another process has the port, it ends without a word
 
 
 def guard(member: dict[str, Any]) -> Answer:

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.processes import (
-    Identity,
-    Processes,
-    stat,
-    wait_until,
-)
+from helpers.processes import Identity, Processes, stat, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +68,9 @@ class Docker:
             "DOCKER_HOST": f"unix://{folder}/docker.sock",
             "DOCKER_CONFIG": str(folder / "client"),
         }
-        self._stage = Processes(folder)
+        self._processes = Processes(folder)
         command = ["unshare", "--net", "--mount", "sh", "-c", _DAEMON, str(folder)]
-        started_one = self._stage.orphan([*command, f"--cgroup-parent=/{self._group}", *flags])
+        started_one = self._processes.orphan([*command, f"--cgroup-parent=/{self._group}", *flags])
         self.daemon = started_one.process
         nsenter = str(shutil.which("nsenter"))
         self.inside = [nsenter, f"--target={self.daemon.pid}", "--net", "--"]
@@ -109,27 +104,27 @@ class Docker:
         return done.stdout.endswith("a page")
 
     def settled(self) -> set[Identity]:
-        """The same, once nobody has come or gone for some looks: what was removed ends slowly."""
+        """The same, once nothing has come or gone for some looks: what was removed ends slowly."""
         looks: list[set[Identity]] = []
 
         def is_settled() -> bool:
-            looks.append(self.everybody())
+            looks.append(self.everything())
             return len(looks) > 5 and all(look == looks[-1] for look in looks[-5:])
 
-        wait_until(is_settled, "nobody comes or goes")
+        wait_until(is_settled, "nothing comes or goes")
         return looks[-1]
 
-    def everybody(self) -> set[Identity]:
+    def everything(self) -> set[Identity]:
         """The daemon, those that it keeps running, and all that runs in its containers."""
-        engine = {pid for pid in self._stage.members() if _name(pid) in ENGINE}
+        engine = {pid for pid in self._processes.members() if _name(pid) in ENGINE}
         pids = engine | self._contained()
         return {Identity(pid, seen.start) for pid in pids if (seen := stat(pid))}
 
     def close(self) -> None:
         """Kill all of them: what they have made goes with their namespaces."""
-        for each in self.everybody():
+        for each in self.everything():
             each.send(signal.SIGKILL)
-        self._stage.close()
+        self._processes.close()
         wait_until(self._ungrouped, "the control groups are gone")
 
     def _answers(self) -> bool:
@@ -161,7 +156,7 @@ class Docker:
         for folder in self._folders():
             try:
                 folder.rmdir()
-            except OSError:  # busy for as long as somebody in it is about to end
+            except OSError:  # busy for as long as a process in it is about to end
                 return False
         return True
 

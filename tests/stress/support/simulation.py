@@ -1,8 +1,7 @@
-"""Machines at random, for the model test, and the truth about them.
+"""Random machines for the model test, and the truth about their processes.
 
-The truth is what has happened here: who really started whom, in which run, and who is alive. It is
-written down as it happens, and knows neither the lists of names nor the rules of portfree: from it
-follows whom nobody may signal.
+The truth is what has happened: which process really started which, in which run, and which are
+alive. It knows neither portfree's lists of names nor its rules, and tells what no call may signal.
 """
 
 from __future__ import annotations
@@ -23,16 +22,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portfree._core.context import Phase
+    from portfree._system.interface import Process, Signal
     from portfree.model import Scope
 
 Kind = Literal[
     "init",  # pid 1, which adopts orphans
-    "terminal",  # a shell that somebody sits at
+    "terminal",  # a shell at which a person works
     "wrapper",  # starts one command, and waits for it
     "launcher",  # any program that looks after what it starts: a supervisor, say
     "runner",  # a test runner
     "agent",  # a CI agent
-    "multiplexer",  # outlives who started it, and passes that environment on
+    "multiplexer",  # outlives what started it, and passes that environment on
     "manager",  # keeps servers of several projects running
     "service",  # what the service manager has started
     "system",  # part of the operating system
@@ -53,7 +53,7 @@ Bare = Literal["", "wiped", "dropped"]
 PORTS = (Port(8000), Port(8001), Port(8000, "udp"))
 NEVER_ASKED = Port(18000)
 
-ME, SOMEBODY = 1000, 77
+ME, OTHER_USER = 1000, 77
 
 _COMMANDS: dict[Kind, tuple[str, ...]] = {
     "terminal": ("zsh",),
@@ -69,7 +69,14 @@ _COMMANDS: dict[Kind, tuple[str, ...]] = {
     "contained": ("postgres",),
     "server": ("python3", "app.py"),
 }
-# Who has a control group to itself, and all that it starts: a tab of a terminal, a service.
+_NO_PROJECT = "/var/empty"
+_IGNORED: dict[Behaviour, tuple[Signal, ...]] = {
+    "needs INT": ("TERM",),
+    "needs KILL": ("TERM", "INT"),
+    "immortal": ("TERM", "INT", "KILL"),
+    "drains": ("TERM", "INT"),
+}
+# These have a control group of their own, for all that they start: a terminal's tab, a service.
 _GROUPS: frozenset[Kind] = frozenset({"terminal", "multiplexer", "service", "agent"})
 _LED: frozenset[Kind] = frozenset(
     {"terminal", "multiplexer", "manager", "service", "system", "contained"}
@@ -80,10 +87,10 @@ _LED: frozenset[Kind] = frozenset(
 class SimProcess:
     """A process, and what is true of it."""
 
-    server_process: Actor
+    fake: Actor
     kind: Kind
     parent: SimProcess | None
-    """Who has really started it, dead or alive."""
+    """The process that has really started it, dead or alive."""
     place: Place = "none"
     bare: Bare = ""
     run: SimProcess | None = None
@@ -96,20 +103,16 @@ class SimProcess:
     forked: bool = False
     """Whether it has the very environment of its parent, not the one that its parent gives."""
     unread: bool = False
-    """Whether nobody can read its environment."""
+    """Whether its environment cannot be read."""
     born: float = 0.0
 
     @property
     def alive(self) -> bool:
-        return self.server_process.alive
+        return self.fake.alive
 
     @property
-    def owner(self) -> object:
-        return self.server_process.process.owner
-
-    @property
-    def wiped(self) -> bool:
-        return self.bare != ""
+    def facts(self) -> Process:
+        return self.fake.process
 
     @property
     def runs_tests(self) -> bool:
@@ -117,7 +120,7 @@ class SimProcess:
         return self.kind in ("runner", "agent") and not self.forked
 
     def births(self) -> Iterator[SimProcess]:
-        """Who started it, who started those …: all of them, the dead as well."""
+        """The process that started it, the one that started that …: the dead as well."""
         sim = self.parent
         while sim is not None:
             yield sim
@@ -133,18 +136,18 @@ class SimProcess:
     def marked_by(self) -> Iterator[SimProcess]:
         """The test runners and agents whose marks it carries, innermost first."""
         sim = self
-        while sim.parent is not None and not sim.wiped:
+        while sim.parent is not None and not sim.bare:
             own = sim.forked
             sim = sim.parent
             if sim.kind in ("runner", "agent") and not own:
                 yield sim if not sim.forked else next(b for b in sim.births() if b.runs_tests)
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.server_process.process.name} (pid {self.server_process.pid})>"
+        return f"<{self.kind} {self.facts.name} (pid {self.facts.pid})>"
 
 
 class Ask(NamedTuple):
-    """One call, as far as it matters for who may be signalled."""
+    """One call, as far as it matters for what it may signal."""
 
     ports: frozenset[Port]
     scope: Scope
@@ -153,7 +156,7 @@ class Ask(NamedTuple):
 
 
 class Simulation:
-    """A machine, everybody on it, and what is true of them."""
+    """A machine, the processes on it, and what is true of them."""
 
     def __init__(
         self,
@@ -170,15 +173,10 @@ class Simulation:
         self.by_address = by_address
         nested = project / "vendored"
         (nested / ".git").mkdir(parents=True, exist_ok=True)
-        self._folders = {
-            "ours": str(project),
-            "nested": str(nested),
-            "other": str(elsewhere),
-            "none": "/var/empty",
-        }
-        self.beings: list[SimProcess] = []
+        self._folders = {"ours": str(project), "nested": str(nested), "other": str(elsewhere)}
+        self.processes: list[SimProcess] = []
         self.held: dict[SimProcess, set[Port]] = {}
-        """Which ports everybody has held, at any time since the last call began."""
+        """The ports that each process has held at any time since the last call began."""
         self.own_run = ""
         """The id of the run that the caller has open."""
         self.began = 0.0
@@ -193,18 +191,18 @@ class Simulation:
         above = self._know(SimProcess(system.shell, "terminal", self.init))
         if under != "terminal":
             above = self.start(under, above, place="ours", gives_id=True)
-        marks = {**above.server_process.process.marks, **above.gives}
-        server_process = system.start(
+        marks = {**above.facts.marks, **above.gives}
+        fake = system.start(
             "python3",
             pid=os.getpid(),
-            ppid=above.server_process.pid,
+            ppid=above.facts.pid,
             argv=("python3", "caller.py"),
             cwd=str(project),
             marks=marks,
             owner=0 if root else ME,
-            control_group=above.server_process.process.control_group,
+            control_group=above.facts.control_group,
         )
-        self.caller = self._know(SimProcess(server_process, "caller", above, place="ours"))
+        self.caller = self._know(SimProcess(fake, "caller", above, place="ours"))
         self.caller.gives = {}
 
     # What happens
@@ -222,7 +220,7 @@ class Simulation:
         stays: bool = False,
     ) -> SimProcess:
         """A new process of the parent, which must be alive. *stays*: it asks to be left running."""
-        system, process = self.system, parent.server_process.process
+        system, process = self.system, parent.facts
         marks = {} if bare else {**process.marks, **parent.gives}
         if self.own_run and parent is self.caller and not bare:
             marks[run_id.RUN_ID] = self.own_run
@@ -233,68 +231,47 @@ class Simulation:
             run = next((b for b in (parent, *parent.births()) if b.kind == "runner"), None)
             if run is not None and run.forked:
                 run = next(b for b in run.births() if b.kind == "runner" and not b.forked)
+        folder = f"{self._temporary(run)}/test_x0" if run else self._folders.get(place, _NO_PROJECT)
         argv = _COMMANDS[kind]
         leads = kind in _LED or (kind == "server" and parent is self.init)
-        server_process = system.start(
+        fake = system.start(
             argv[0],
-            ppid=parent.server_process.pid,
+            ppid=parent.facts.pid,
             argv=argv,
-            cwd=self._folder(place, run),
+            cwd=folder,
             owner=owner,
             leads=leads,
             environment="wiped" if bare == "wiped" else "read",
-            control_group=f"/{len(self.beings)}" if kind in _GROUPS else process.control_group,
-            terminal=f"pts/{len(self.beings)}" if kind == "terminal" else None,
+            control_group=f"/{len(self.processes)}" if kind in _GROUPS else process.control_group,
+            terminal=f"pts/{len(self.processes)}" if kind == "terminal" else None,
             marks=marks,
             container="c0ffee" * 11 if kind == "contained" else process.container,
             unit="nginx.service" if kind == "service" else process.unit,
         )
         sim = SimProcess(
-            server_process, kind, parent, place, bare, run, gives_id, behaviour, born=system.now()
+            fake, kind, parent, place, bare, run, gives_id, behaviour, born=system.now()
         )
         if kind == "runner":
-            made = server_process.process.started or 0.0
-            system.locks[self._temporary(sim)] = Lock(server_process.pid, made)
+            made = fake.process.started or 0.0
+            system.locks[self._temporary(sim)] = Lock(fake.pid, made)
             sim.gives = {"PYTEST_VERSION": "9"}
             if gives_id:
-                element = (
-                    f"{server_process.pid}.{server_process.process.start}.{secrets.token_hex(2)}"
-                )
+                element = f"{fake.pid}.{fake.process.start}.{secrets.token_hex(2)}"
                 outer = marks.get(run_id.RUN_ID)
                 sim.gives[run_id.RUN_ID] = f"{outer}/{element}" if outer else element
         elif kind == "agent":
-            sim.gives = {"RUNNER_TRACKING_ID": f"job-{server_process.pid}"}
-        self._behave(sim)
+            sim.gives = {"RUNNER_TRACKING_ID": f"job-{fake.pid}"}
+        fake.ignores(*_IGNORED.get(behaviour, ()))
+        if behaviour in ("obeys", "slow"):
+            fake.takes(TERM=0.05 if behaviour == "obeys" else 0.4)
+        elif behaviour == "drains":
+            fake.reacts["TERM"] = lambda: system.after(0.03, fake.let_go)
         return self._know(sim)
-
-    def _folder(self, place: Place, run: SimProcess | None) -> str:
-        if place != "temporary":
-            return self._folders[place]
-        return f"{self._temporary(run)}/test_x0" if run else self._folders["none"]
 
     def _temporary(self, run: SimProcess) -> str:
         """The base temporary folder of a test run."""
-        started = run.server_process
+        started = run.fake
         return f"/tmp/pytest-of-me/pytest-{started.pid}{started.process.start}"
-
-    def _behave(self, sim: SimProcess) -> None:
-        server_process = sim.server_process
-        match sim.behaviour:
-            case "obeys":
-                server_process.takes(TERM=0.05)
-            case "slow":
-                server_process.takes(TERM=0.4)
-            case "needs INT":
-                server_process.ignores("TERM")
-            case "needs KILL":
-                server_process.ignores("TERM", "INT")
-            case "immortal":
-                server_process.ignores("TERM", "INT", "KILL")
-            case "drains":
-                server_process.ignores("TERM", "INT")
-                server_process.reacts["TERM"] = lambda: self.system.after(
-                    0.03, server_process.let_go
-                )
 
     def listen(self, sim: SimProcess, port: Port, *, connected: bool = False) -> None:
         """Open a socket: one that holds the port, or a connection that merely has its number."""
@@ -302,12 +279,12 @@ class Simulation:
         if self.by_address and not connected:
             id_ = (port.protocol, "127.0.0.1", port.number)
         state = "connected" if connected else "listening" if port.protocol == "tcp" else "bound"
-        self.system.listen(sim.server_process, port, state=state, id=id_)  # type: ignore[arg-type]
+        self.system.listen(sim.fake, port, state=state, id=id_)
         self.look()
 
     def fork(self, sim: SimProcess) -> SimProcess:
         """A worker, with everything that its parent has open."""
-        process = sim.server_process.process
+        process = sim.facts
         child = self.start(
             "server" if sim.kind in ("caller", "terminal") else sim.kind,
             sim,
@@ -315,22 +292,20 @@ class Simulation:
             owner=process.owner if isinstance(process.owner, int) else ME,
             behaviour=sim.behaviour,
         )
-        child.server_process.process = child.server_process.process._replace(
-            session=process.session,
+        own = child.facts
+        child.fake.process = process._replace(
+            pid=own.pid,
+            ppid=own.ppid,
+            start=own.start,
+            started=own.started,
             terminal=None,
-            marks=process.marks,
-            environment=process.environment,
-            control_group=process.control_group,
-            cwd=process.cwd,
-            name=process.name,
-            argv=process.argv,
             forked=True,
         )
         # What it starts gets the environment that the original has made for that.
         child.gives = sim.gives if sim.kind != "caller" else {}
         child.bare, child.run = sim.bare, sim.run
         child.forked = True
-        child.server_process.holds |= sim.server_process.holds
+        child.fake.holds |= sim.fake.holds
         self.look()
         return child
 
@@ -345,22 +320,20 @@ class Simulation:
             if supervisor.alive:
                 self.supervise(supervisor, port, delay=delay, bare=bare)
 
-        server.server_process.at_end.append(lambda: self.system.after(delay, again))
+        server.fake.at_end.append(lambda: self.system.after(delay, again))
         return server
 
     def recycle(self, sim: SimProcess, *, ports: Collection[Port] = ()) -> None:
-        """It ends, and somebody else gets its pid, and maybe ports."""
-        server_process = self.system.recycle(sim.server_process)
-        stranger = self._know(
-            SimProcess(server_process, "server", self.init, born=self.system.now())
-        )
+        """It ends, and another process gets its pid, and maybe ports."""
+        fake = self.system.recycle(sim.fake)
+        stranger = self._know(SimProcess(fake, "server", self.init, born=self.system.now()))
         for port in ports:
             self.listen(stranger, port)
 
     def hide_facts(self, sim: SimProcess) -> None:
-        """From now on nobody can read its environment."""
+        """From now on its environment cannot be read."""
         sim.unread, sim.bare = True, "wiped"
-        sim.server_process.process = sim.server_process.process._replace(
+        sim.fake.process = sim.facts._replace(
             complete=False, environment="unreadable", marks={}, cwd=None
         )
 
@@ -369,13 +342,13 @@ class Simulation:
         if run.alive and run.kind == "runner" and run not in self.ours:
             if not run.forked:
                 self.system.locks[self._temporary(run)] = True
-            run.server_process.end()
+            run.fake.end()
 
     def connect(self, one: SimProcess, other: SimProcess) -> None:
         """Let the one have a connection with the other."""
         connected = self.system.connected
-        connected.setdefault(one.server_process.pid, set()).add(other.server_process.pid)
-        connected.setdefault(other.server_process.pid, set()).add(one.server_process.pid)
+        connected.setdefault(one.facts.pid, set()).add(other.facts.pid)
+        connected.setdefault(other.facts.pid, set()).add(one.facts.pid)
 
     @property
     def ours(self) -> list[SimProcess]:
@@ -385,8 +358,8 @@ class Simulation:
         self.system.wait((), seconds)
 
     def look(self) -> None:
-        """Write down who holds what."""
-        for sim in self.beings:
+        """Write down which process holds what."""
+        for sim in self.processes:
             if sim.alive and (ports := self.holding(sim)):
                 self.held.setdefault(sim, set()).update(ports)
 
@@ -396,51 +369,49 @@ class Simulation:
         self.look()
 
     def _know(self, sim: SimProcess) -> SimProcess:
-        self.beings.append(sim)
+        self.processes.append(sim)
         return sim
 
     # What is true
 
-    def of(self, server_process: Actor) -> SimProcess:
-        return next(sim for sim in self.beings if sim.server_process is server_process)
+    def of(self, fake: Actor) -> SimProcess:
+        return next(sim for sim in self.processes if sim.fake is fake)
 
     def holding(self, sim: SimProcess) -> set[Port]:
         """The ports that it holds."""
-        sockets = (self.system.kernel.get(id_) for id_ in sim.server_process.holds)
+        sockets = (self.system.kernel.get(id_) for id_ in sim.fake.holds)
         return {s.port for s in sockets if s is not None and s.state in ("listening", "bound")}
 
     def holders(self, port: Port) -> list[SimProcess]:
-        return [sim for sim in self.beings if sim.alive and port in self.holding(sim)]
+        return [sim for sim in self.processes if sim.alive and port in self.holding(sim)]
 
     def sharers(self, sim: SimProcess, ports: frozenset[Port]) -> set[SimProcess]:
-        """Who can be seen with the same socket on one of the ports."""
+        """The processes that can be seen with the same socket on one of the ports."""
         ids = {s.id for s in self.system.kernel.values() if s.port in ports and s.holds}
-        ids &= sim.server_process.holds
+        ids &= sim.fake.holds
         return {
-            b
-            for b in self.beings
-            if b is not sim and not b.server_process.hidden and ids & b.server_process.holds
+            b for b in self.processes if b is not sim and not b.fake.hidden and ids & b.fake.holds
         }
 
     def used(self, port: Port) -> bool:
-        """Whether anybody has a socket on the port, be it only a connection."""
+        """Whether any process has a socket on the port, be it only a connection."""
         kernel = self.system.kernel
         return any(
             kernel[id_].port == port
-            for sim in self.beings
+            for sim in self.processes
             if sim.alive
-            for id_ in sim.server_process.holds
+            for id_ in sim.fake.holds
             if id_ in kernel
         )
 
     def is_own(self, sim: SimProcess) -> bool:
-        """Whether the caller has started it, and everybody in between is there to show it."""
+        """Whether the caller has started it, and all in between are alive to show it."""
         return self.caller in sim.chain()
 
     def looked_after(self, sim: SimProcess) -> bool:
-        """Whether somebody who has started it is still there for it."""
+        """Whether an ancestor that looks after what it starts is still alive."""
         if sim.kind in ("terminal", "multiplexer"):
-            return True  # somebody's, by itself
+            return True  # a person's, by itself
         for above in sim.chain():
             if above.kind == "init":
                 return False
@@ -473,11 +444,11 @@ class Simulation:
 
     def _of_an_ended_run(self, sim: SimProcess) -> bool:
         """Whether it carries the id of a run of the caller that has ended."""
-        id_ = sim.server_process.process.marks.get(run_id.RUN_ID, "")
+        id_ = sim.facts.marks.get(run_id.RUN_ID, "")
         return any(element in run_id.elements(id_) for element in self.ended)
 
     def live_run(self, sim: SimProcess) -> SimProcess | None:
-        """The run of somebody else that it belongs to, and that goes on."""
+        """The run of another that it belongs to, and that goes on."""
         ours = self.ours
         marked_by = list(sim.marked_by())
         for runner in marked_by:
@@ -514,11 +485,11 @@ class Simulation:
     def _hidden_run(self, sim: SimProcess) -> SimProcess | None:
         """The live test run that has started it, where its environment does not tell."""
         if any(b.kind in ("terminal", "multiplexer") for b in (sim, *sim.chain())):
-            return None  # somebody sits there, and it is kept for that
+            return None  # a person works there, and it is kept for that
         if sim.run is not None and sim.run.alive:
             return sim.run
         # A limit that is known: what was given an environment without marks, and works in a
-        # project, cannot be told from what somebody has started by hand.
+        # project, cannot be told from what a person has started by hand.
         if sim.bare != "wiped":
             return None
         for runner in sim.births():
@@ -528,10 +499,10 @@ class Simulation:
         return None
 
     def user_at_work(self, sim: SimProcess) -> SimProcess | None:
-        """Who works with it in our project, and is looked after."""
-        pids = self.system.connected.get(sim.server_process.pid, set())
-        for other in self.beings:
-            works = other.alive and other.server_process.pid in pids and other.place == "ours"
+        """The process that works with it in our project, and is looked after."""
+        pids = self.system.connected.get(sim.facts.pid, set())
+        for other in self.processes:
+            works = other.alive and other.facts.pid in pids and other.place == "ours"
             part = sim in other.births() or other in self.ours or other.unread
             if works and not part and self.looked_after(other):
                 return other
@@ -550,7 +521,7 @@ class Simulation:
         return False
 
     def untouchable(self, sim: SimProcess) -> str:
-        """Why nobody may signal it, whatever was asked for; empty if nothing forbids it."""
+        """Why no call may signal it, whatever was asked for; empty if nothing forbids it."""
         if sim is self.caller or sim in self.caller.chain():
             return "it is the caller, or an ancestor of it"
         if sim.kind in ("init", "system", "engine"):
@@ -574,12 +545,12 @@ class Simulation:
 
     def _forbidden(self, sim: SimProcess, ask: Ask) -> str:
         """The same, for what holds a port or has started it again."""
-        stays = sim.server_process.process.marks.get("PORTFREE_KEEP") == "1"
+        stays = sim.facts.marks.get("PORTFREE_KEEP") == "1"
         if stays and ask.scope == "orphans":
             return "it asks to be left running"
         own = self.is_own(sim)
         # Its own id, or the nearest one above it, for it may have wiped its own.
-        ids = (b.server_process.process.marks.get(run_id.RUN_ID, "") for b in (sim, *sim.chain()))
+        ids = (b.facts.marks.get(run_id.RUN_ID, "") for b in (sim, *sim.chain()))
         run = next(filter(None, ids), "")
         # Its run is over, even where only those above it still show that.
         of_another = any(self._of_an_ended_run(b) for b in (sim, *sim.births()))
@@ -597,7 +568,7 @@ class Simulation:
         if own:
             return ""
         may_reach = self.system.privileged and ask.scope == "any"
-        if sim.owner != ME and not may_reach:
+        if sim.facts.owner != ME and not may_reach:
             return "it belongs to another user"
         if self.left_by_a_run(sim):
             return ""
@@ -609,60 +580,50 @@ class Simulation:
         if user := self.user_at_work(sim):
             return f"{user} works with it"
         if self.looked_after(sim):
-            return "somebody looks after it"
+            return "it is looked after"
         return "" if sim.place == "ours" else "it has nothing to do with our project"
 
     def _has_arrived(self, sim: SimProcess) -> bool:
         """Whether it has come up during the run that ends, as a daemon without a trace, from the
         terminal that the run was started in or from the run itself: these cannot be told apart.
         """
-        group = self.caller.server_process.process.control_group
+        group = self.caller.facts.control_group
         return (
             sim.bare == "wiped"
             and sim.born >= self.began
-            and sim.server_process.process.control_group == group
+            and sim.facts.control_group == group
             and not self.looked_after(sim)
             and sim.place in ("ours", "none", "temporary")
             and not any(b.runs_tests for b in self.caller.chain())
         )
 
     def _restarted(self, sim: SimProcess, ask: Ask) -> bool:
-        """Whether it has started somebody on one of the ports while the call went on."""
+        """Whether it has started another on one of the ports while the call went on."""
         return any(
             ports & ask.ports and child.born >= ask.began and sim in child.births()
             for child, ports in self.held.items()
         )
 
     def obedient(self, sim: SimProcess) -> bool:
-        """Whether it can be seen, can be stopped, and shares its socket with nobody."""
-        server_process = sim.server_process
+        """Whether it can be seen, can be stopped, and has its sockets to itself."""
+        fake = sim.fake
         alone = not any(
-            other is not sim and other.alive and other.server_process.holds & server_process.holds
-            for other in self.beings
+            other is not sim and other.alive and other.fake.holds & fake.holds
+            for other in self.processes
         )
-        able = not (
-            server_process.hidden
-            or server_process.unpinnable
-            or server_process.refuses
-            or sim.unread
-        )
-        return (
-            alone
-            and able
-            and not server_process.at_end
-            and sim.behaviour in ("obeys", "needs KILL")
-        )
+        able = not (fake.hidden or fake.unpinnable or fake.refuses or sim.unread)
+        return alone and able and not fake.at_end and sim.behaviour in ("obeys", "needs KILL")
 
     def plainly_left(self, sim: SimProcess) -> bool:
         """A server that a test run has left, and that shows it: freed in any scope.
 
-        By its mark, as a fork of the run, or by the folder that it works in; and nobody is at work
-        who may have started it.
+        By its mark, as a fork of the run, or by the folder that it works in; and no process is at
+        work that may have started it.
         """
         run = next((b for b in sim.births() if b.runs_tests), None)
         if run is None or run.kind != "runner" or run.alive:
             return False
-        marks = sim.server_process.process.marks
+        marks = sim.facts.marks
         shows = (
             bool(marks.get("PYTEST_VERSION"))
             or (sim.kind == "runner" and sim.forked)
@@ -670,7 +631,7 @@ class Simulation:
         )
         alone = not any(
             b.alive and b.kind not in ("init", "wrapper", "server", "terminal", "caller")
-            for b in self.beings
+            for b in self.processes
             if b is not sim
         )
         adopted = all(above.kind in ("init", "wrapper") for above in sim.chain())
@@ -679,9 +640,9 @@ class Simulation:
             and alone
             and adopted
             and sim.kind in ("server", "runner")
-            and sim.owner == ME
+            and sim.facts.owner == ME
             and "PORTFREE_KEEP" not in marks
-            and sim.server_process.process.container is None
+            and sim.facts.container is None
             and not self.is_own(sim)
             and self.caller not in sim.births()
             and not set(self.ours) & {*sim.births()} - {self.init}
@@ -702,43 +663,29 @@ class Simulation:
 
     def _may_be_of_a_run(self, sim: SimProcess) -> bool:
         """Whether nothing shows that it is not of a test run that is at work."""
-        runs_ = [b for b in self.beings if b.alive and b.kind == "runner"]
+        runs_ = [b for b in self.processes if b.alive and b.kind == "runner"]
         return sim.forked or (sim.bare == "wiped" and bool(runs_))
 
     def plainly_mine(self, sim: SimProcess) -> bool:
-        """A server that we have at a terminal: to be freed where scope mine is asked for."""
+        """A server that we have at a terminal: freed in scope mine."""
         kinds = {above.kind for above in sim.chain()}
         return self._plain(sim) and kinds <= {"init", "wrapper", "terminal"}
 
     def _plain(self, sim: SimProcess) -> bool:
         return (
             sim.kind == "server"
-            and sim.owner == ME
-            and not sim.server_process.process.marks
-            and sim.server_process.process.unit is None
-            and sim.server_process.process.container is None
+            and sim.facts.owner == ME
+            and not sim.facts.marks
+            and sim.facts.unit is None
+            and sim.facts.container is None
             and not self.is_own(sim)
             and self.obedient(sim)
         )
 
 
-Step = Literal[
-    "die",
-    "let go",
-    "fork",
-    "exec",
-    "recycle",
-    "replace",
-    "refuse",
-    "hide",
-    "unpin",
-    "hide facts",
-]
-
-
-def step(simulation: Simulation, what: Step, sim: SimProcess) -> Callable[[], None]:
+def step(simulation: Simulation, what: str, sim: SimProcess) -> Callable[[], None]:
     """Something that happens to a process, now or in the midst of a call."""
-    server_process = sim.server_process
+    fake = sim.fake
 
     def happen() -> None:
         # The caller and those above it live on: without them there is no call.
@@ -746,9 +693,9 @@ def step(simulation: Simulation, what: Step, sim: SimProcess) -> Callable[[], No
             return
         match what:
             case "die":
-                server_process.end()
+                fake.end()
             case "let go":
-                server_process.let_go()
+                fake.let_go()
             case "fork":
                 simulation.fork(sim)
             case "recycle":
@@ -756,17 +703,15 @@ def step(simulation: Simulation, what: Step, sim: SimProcess) -> Callable[[], No
             case "replace":
                 simulation.recycle(sim, ports=simulation.holding(sim))
             case "refuse":
-                server_process.refuses = PermissionError(1, "Operation not permitted")
+                fake.refuses = PermissionError(1, "Operation not permitted")
             case "hide":
-                server_process.hidden = True
+                fake.hidden = True
             case "unpin":
-                server_process.unpinnable = OSError(24, "Too many open files")
+                fake.unpinnable = OSError(24, "Too many open files")
             case "hide facts":
                 simulation.hide_facts(sim)
             case "exec" if sim.kind in ("server", "wrapper"):
                 sim.kind = "server"
-                server_process.process = server_process.process._replace(
-                    name="node", argv=("node", "app.js")
-                )
+                fake.process = fake.process._replace(name="node", argv=("node", "app.js"))
 
     return happen

@@ -1,8 +1,8 @@
-"""The zoo: real servers, left behind as people leave them behind, and freed in every way.
+"""Real servers, left behind as people leave them behind, and freed in every way.
 
-A test file lists `Animal`s and has `generate` say who is visited how. A `Trial` starts the animal,
-waits until it answers, has its port freed, and asserts what must be true then, whatever animal it
-is. Who has the port open the zoo finds out by itself, and does not ask portfree.
+A test file lists `ServerSpec`s, and `generate` makes `Trial`s of them. A trial starts the server,
+waits until it answers, has its port freed, and asserts what must be true then of any server. It
+finds out by itself which processes have the port open, and does not ask portfree.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
 from helpers.processes import (
-    PATIENCE,
     Identity,
     Processes,
     Started,
@@ -42,12 +41,12 @@ if TYPE_CHECKING:
 
     from _pytest.mark import ParameterSet
 
-    from helpers.figures import Figures
     from portfree.model import Scope
+    from stress.support.figures import Figures
 
 Left = Literal["orphan", "test", "attended", "terminal"]
-"""How it was started: as an orphan, by a test whose pytest was killed since, or, so that it must be
-kept, by somebody who still looks after it."""
+"""How it was started: as an orphan, by a test whose pytest was killed since, or by a program that
+still looks after it, so that it must be kept."""
 
 Way = Literal["library", "command", "plugin"]
 """How its port is freed."""
@@ -73,16 +72,16 @@ KEEPING = {"attended", "other-user", "service"}
 REQUEST = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 # The test of a pytest that is killed.
-_KEEPER = """
+_STARTING_TEST = """
 import signal, subprocess
 
-def test_feeding():
+def test_it():
     subprocess.run({command!r}, cwd={folder!r}, check=True)
     signal.pause()  # it has gone to the background by itself
 """
 
-# The test of a pytest that has the port freed, and what notes how long that took.
-_VISITOR = """
+# The test of a pytest that has the port freed.
+_FREEING_TEST = """
 import socket
 
 def test_the_port_is_ours():
@@ -91,19 +90,7 @@ def test_the_port_is_ours():
         sock.bind(("127.0.0.1", {port}))
         sock.listen()
 """
-_CLOCK = """
-import pathlib, time
-import pytest
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionstart(session):
-    started = time.monotonic()
-    yield
-    seconds = time.monotonic() - started
-    pathlib.Path(__file__).with_name("seconds").write_text(str(seconds))
-"""
-
-# A client that keeps its connection whatever happens, and tells the stage that it has an answer.
+# A client that keeps its connection whatever happens, and tells that it has an answer.
 _CLIENT = """
 import json, os, signal, socket, sys
 port, request = int(sys.argv[1]), bytes.fromhex(sys.argv[2])
@@ -141,7 +128,7 @@ class ServerSpec:
     prepare: Callable[[RunningServer], object] | None = None
     """What else is to be done before it is started."""
     ready: Callable[[RunningServer], bool] | None = None
-    """What else must be true before it is visited, beside that it accepts connections."""
+    """What must be true before its port is freed, beside that it accepts connections."""
     holders: int = 1
     """How many processes have the port open when it is up."""
     request: str = REQUEST
@@ -151,7 +138,7 @@ class ServerSpec:
     drains: bool = False
     """Whether it lets go of the port, and then lives until its client is gone."""
     stays: bool = False
-    """Whether who stands between it and init lives on, and waits for a change or an order."""
+    """Whether the processes between it and init live on, and wait for a change or an order."""
     wipes: bool = False
     """Whether it overwrites its environment, and with it the marks of a test."""
     forced: bool = False
@@ -182,7 +169,7 @@ class ServerSpec:
 
 
 class RunningServer:
-    """An animal that is up: where it lives, and who belongs to it."""
+    """A server that is up: its folder, and the processes that belong to it."""
 
     def __init__(self, spec: ServerSpec, left: Left, processes: Processes, folder: Path) -> None:
         self.spec = spec
@@ -198,7 +185,7 @@ class RunningServer:
         before = {*pids()}
         started_one = self._start(left)
         try:
-            wait_until(self._is_up, f"{spec.name} is up", patience=2 * PATIENCE)
+            wait_until(self._is_up, f"{spec.name} is up")
         except pytest.fail.Exception as failed:
             pytest.fail(f"{failed}\n{self.log}")
         finally:
@@ -210,22 +197,22 @@ class RunningServer:
             above = {pid for each in holding for pid in _lineage(each)} - holding - strangers
             below = {pid for pid in pids() if not holding.isdisjoint(_lineage(pid))} - holding
             self.holders = _identities(holding)
-            """Who has the port open."""
-            self.keepers = _identities(above)
-            """Who stands between them and init."""
-            self.brood = _identities(below)
-            """Whom they have started."""
-            # Who has overwritten the stage's mark would not be found when the stage is cleared.
+            """The processes that have the port open."""
+            self.ancestors = _identities(above)
+            """The processes between them and init."""
+            self.descendants = _identities(below)
+            """What they have started."""
+            # A process that has overwritten our token would not be found in the end.
             processes._known.update(self.family)
 
     @property
     def family(self) -> set[Identity]:
-        """Everybody who belongs to it."""
-        return self.holders | self.keepers | self.brood
+        """All processes that belong to it."""
+        return self.holders | self.ancestors | self.descendants
 
     @property
     def roots(self) -> set[Identity]:
-        """The holders whom no other holder has started."""
+        """The holders that no other holder has started."""
         pids = {each.pid for each in self.holders}
         return {each for each in self.holders if pids.isdisjoint(_lineage(each.pid))}
 
@@ -233,10 +220,6 @@ class RunningServer:
     def log(self) -> str:
         """What it has said."""
         return self._log.read_text(errors="replace")
-
-    def command(self) -> list[str]:
-        """Its command line."""
-        return [self.filled(word) for word in self.spec.command]
 
     def filled(self, text: str) -> str:
         """The text with our port and our folder."""
@@ -253,7 +236,7 @@ class RunningServer:
         return path.read_text() if path.exists() else ""
 
     def connect(self) -> Started:
-        """A client that is connected, and that nobody looks after either."""
+        """A client that is connected, and an orphan like the server."""
         request = self.spec.request.encode().hex()  # it may have zeros in it
         command = [sys.executable, "-S", "-c", _CLIENT, str(self.port), request]
         client = self.processes.orphan(command, cwd=self.folder)
@@ -264,15 +247,15 @@ class RunningServer:
         # What it writes down of itself does not concern the user who runs the tests.
         env = {"HOME": str(self.folder)}
         env |= {name: self.filled(value) for name, value in self.spec.env.items()}
-        command, cwd = self.command(), self.folder
+        command, cwd = [self.filled(word) for word in self.spec.command], self.folder
         if left == "test":
             test = self.folder.parent / f"test_{self.folder.name}.py"
-            test.write_text(_KEEPER.format(command=command, folder=str(self.folder)))
+            test.write_text(_STARTING_TEST.format(command=command, folder=str(self.folder)))
             command, cwd = _pytest(self.port, test), test.parent
         started_one = self.processes.start(
             "orphan" if left == "test" else left, command, cwd=cwd, env=env
         )
-        self._log = started_one._lines._log
+        self._log = started_one.log
         return started_one
 
     def _is_up(self) -> bool:
@@ -288,17 +271,15 @@ class Said(NamedTuple):
 
     ok: bool
     """Whether the port is free now."""
-    seconds: float
-    """How long the call took."""
     text: str
-    rules: Mapping[int, str] | None = None
-    """The rule that decided on each holder, by pid; the plugin has no place for that."""
-    signals: Mapping[int, Sequence[str]] | None = None
-    """What was sent to each of them."""
+    seconds: float = 0.0
+    """How long the call took, if it says so."""
+    holders: Sequence[dict[str, Any]] | None = None
+    """What is said of each holder, as in JSON; the plugin has no place for that."""
 
 
 class Trial(NamedTuple):
-    """An animal, how it is left, and in which way its port is freed then."""
+    """A server, how it is left, and in which way its port is freed then."""
 
     spec: ServerSpec
     left: Left
@@ -308,15 +289,15 @@ class Trial(NamedTuple):
     def scope(self) -> Scope:
         if self.spec.scope:
             return self.spec.scope
-        # Who types the command has asked for that very port; the hooks act on somebody's behalf.
+        # A person who types the command asks for that very port; the hooks act on their own.
         return "mine" if self.way == "command" and self.left in LEFT else "orphans"
 
     def run(
         self, processes: Processes, project: Path, figures: Figures, *, neighbour: bool = False
     ) -> RunningServer:
-        """Start the animal, have its port freed, and assert what must be true then.
+        """Start the server, have its port freed, and assert what must be true then.
 
-        With a *neighbour*: while another one of its kind is at work on another port.
+        With a *neighbour*: while another server of its kind works on another port.
         """
         rule = self.spec.rule(self.left, self.scope)
         others = (
@@ -324,15 +305,15 @@ class Trial(NamedTuple):
             if neighbour
             else []
         )
-        running = RunningServer(self.spec, self.left, processes, project / "cage")
+        running = RunningServer(self.spec, self.left, processes, project / "server")
         spared = {each for other in others for each in other.family}
-        # Nobody looks after these two, and they are in this project: but the port is not theirs.
+        # These two are orphans in this project, but the port is not theirs.
         client = running.connect().process
         spared |= {client, processes.orphan(tcp(processes.free_port()), cwd=running.folder).process}
         if rule in KEEPING:
             spared |= running.family
         elif self.spec.stays:
-            spared |= running.keepers
+            spared |= running.ancestors
 
         said = _ask(self.way, running, project, self.scope)
 
@@ -360,18 +341,22 @@ class Trial(NamedTuple):
         assert REASONS[rule].replace("$PORT", str(running.port)) in said.text, said.text
         if rule == "attended":
             assert f"started by {self.spec.launcher}" in said.text, said.text
-        if said.rules is not None:
-            assert {each.pid for each in running.holders} <= said.rules.keys(), said.text
-            assert {said.rules[each.pid] for each in running.roots} == {rule}, said.text
-        if said.signals is not None and rule not in KEEPING:
-            killed = any("SIGKILL" in said.signals[each.pid] for each in running.roots)
-            assert killed == self.spec.forced, said.text
+        if said.holders is not None:
+            told = {each["pid"]: each for each in said.holders}
+            assert {each.pid for each in running.holders} <= told.keys(), said.text
+            roots = [told[each.pid] for each in running.roots]
+            assert {each["verdict"]["rule"] for each in roots} == {rule}, said.text
+            if rule not in KEEPING:
+                killed = any(
+                    "SIGKILL" in (each["ending"] or {}).get("signals", ()) for each in roots
+                )
+                assert killed == self.spec.forced, said.text
 
 
-def generate(metafunc: pytest.Metafunc, animals: Iterable[ServerSpec]) -> None:
+def generate(metafunc: pytest.Metafunc, specs: Iterable[ServerSpec]) -> None:
     """Give the argument ``trial`` of a test its values.
 
-    In the short version each animal is visited once, and how changes from one to the next.
+    In the short version each server is freed once, in a way that changes from one to the next.
     """
     if "trial" not in metafunc.fixturenames:
         return
@@ -379,7 +364,7 @@ def generate(metafunc: pytest.Metafunc, animals: Iterable[ServerSpec]) -> None:
     long = metafunc.config.getoption("--stress")
     at = 0
     trials = []
-    for spec in animals:
+    for spec in specs:
         some = everything if long else [everything[at % len(everything)]]
         trials += [Trial(spec, left, way) for left, way in some]
         at += not spec.stress
@@ -387,7 +372,7 @@ def generate(metafunc: pytest.Metafunc, animals: Iterable[ServerSpec]) -> None:
 
 
 def parameter(trial: Trial) -> ParameterSet:
-    """The trial as a parameter of a test, which is skipped where the animal is missing."""
+    """The trial as a parameter of a test, which is skipped where the server is missing."""
     spec, left, way = trial
     marks = [pytest.mark.skipif(bool(spec.missing), reason=f"needs {spec.missing}")]
     marks += [pytest.mark.stress] if spec.stress else []
@@ -395,7 +380,7 @@ def parameter(trial: Trial) -> ParameterSet:
 
 
 def holders(port: int) -> set[int]:
-    """Who has a listener on the TCP port open, by /proc/net/tcp and /proc/*/fd (proc(5))."""
+    """The processes that listen on the TCP port, by /proc/net/tcp and /proc/*/fd (proc(5))."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -407,7 +392,7 @@ def holders(port: int) -> set[int]:
 
 def _open_files(pid: int) -> Iterator[str]:
     folder = f"/proc/{pid}/fd"
-    with suppress(OSError):  # it has ended, or is somebody else's
+    with suppress(OSError):  # it has ended, or is another user's
         for descriptor in os.listdir(folder):  # noqa: PTH208
             with suppress(OSError):
                 yield os.readlink(f"{folder}/{descriptor}")  # noqa: PTH115
@@ -435,29 +420,19 @@ def _ask(way: Way, running: RunningServer, project: Path, scope: Scope) -> Said:
             assert done.returncode == (0 if said.ok else 1), done
             return said
         case "plugin":
-            folder = project / "visit"
-            folder.mkdir()
-            (folder / "conftest.py").write_text(_CLOCK)
-            test = folder / "test_visit.py"
-            test.write_text(_VISITOR.format(port=running.port))
+            test = project / "test_freeing.py"
+            test.write_text(_FREEING_TEST.format(port=running.port))
             command = [*_pytest(running.port, test), f"--free-ports-scope={scope}"]
             done = _run(running.processes, command, project)
             ok = f"freed {running.port}/tcp" in done.stdout
             assert done.returncode == (0 if ok else 1), done
-            return Said(ok, float((folder / "seconds").read_text()), done.stdout)
+            return Said(ok, done.stdout)
 
 
 def _said(text: str) -> Said:
     report = json.loads(text)
     (outcome,) = report["outcomes"]
-    found = outcome["holders"]
-    return Said(
-        report["ok"],
-        report["seconds"],
-        text,
-        {each["pid"]: each["verdict"]["rule"] for each in found},
-        {each["pid"]: (each["ending"] or {}).get("signals", ()) for each in found},
-    )
+    return Said(report["ok"], text, report["seconds"], outcome["holders"])
 
 
 def _pytest(port: int, test: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Start a command with something taken away that programs rely on.
 
-Run as a program: ``python -S handicap.py WHAT… -- COMMAND…``, to the command itself by exec.
+Run as a program: ``python -S seccomp_exec.py WHAT… -- COMMAND…``, to the command itself by exec.
 
 ===========  ======================================================================
 what         the kernel's answer
@@ -66,7 +66,7 @@ def main() -> None:
     code = b"".join(map(rules, sys.argv[1:dashes])) + instruction(RETURN, ALLOW)
     program = Program(len(code) // 8, code)
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    # Without root, only who renounces setuid programs may filter.
+    # Without root, only a process that renounces setuid programs may filter.
     if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(
         PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0
     ):

@@ -12,7 +12,6 @@ from portfree.model import Verdict
 
 
 def judge(holder: Holder, context: Context) -> Verdict:
-    """The verdict on one holder."""
     holder = with_origin(holder, context)
     return next(verdict for rule in RULES if (verdict := rule(holder, context)))
 
@@ -23,10 +22,8 @@ def with_origin(holder: Holder, context: Context) -> Holder:
 
 
 def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]:
-    """The verdict on each of the holders, by pid.
-
-    Root holders are judged, and all that share their sockets take their verdict. If one of a group
-    is kept, all are: a signal to one can break the others.
+    """The verdicts by pid. Root holders are judged, and all that share their sockets take their
+    verdict. If one of a group is kept, all are: a signal to one can break the others.
     """
     verdicts: dict[int, Verdict] = {}
     for group in _groups(holders):

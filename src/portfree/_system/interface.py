@@ -174,6 +174,11 @@ class Process(NamedTuple):
     def leads_session(self) -> bool:
         return self.session == self.pid
 
+    @property
+    def readable(self) -> bool:
+        """Whether all that its environment says is known."""
+        return self.environment == "read" and self.complete
+
 
 class Lock(NamedTuple):
     """A lock file that names the process that made it, as in a temporary folder of pytest."""

@@ -81,24 +81,21 @@ class Outcomes:
             identity = _identity(suspect.holder)
             for port in suspect.holder.ports:
                 entries = self._record(port).holders
-                known = entries.get(identity)
-                ending = known.ending if known else None
+                ending = entries[identity].ending if identity in entries else None
                 entries[identity] = holder_report(suspect, port, ending)
 
     def drop(self, holder: Holder) -> None:
         """It has ended by itself: unless something was done to it, there is nothing to say."""
-        for port in holder.ports:
-            entries = self._record(port).holders
-            entry = entries.get(_identity(holder))
-            if entry is not None and entry.ending is None:
-                del entries[_identity(holder)]
+        identity = _identity(holder)
+        for entries in (self._record(port).holders for port in holder.ports):
+            if identity in entries and entries[identity].ending is None:
+                del entries[identity]
 
     def add_endings(self, targets: Iterable[Suspect]) -> None:
         """What became of those that were to be stopped."""
         tried = set()
         for target in targets:
-            ending = target.ending(polite=self._system.polite)
-            identity = _identity(target.holder)
+            ending, identity = target.ending(polite=self._system.polite), _identity(target.holder)
             for port in target.holder.ports:
                 record = self._record(port)
                 record.stopped.append(target.holder)
@@ -119,15 +116,11 @@ class Outcomes:
     def leave(self, held: Iterable[Port], seen: Survey) -> None:
         """Nothing more is done for these ports: say what else there is to say about them."""
         for port in held:
-            unowned = seen.unowned(port)
-            if unowned:
+            if unowned := seen.unowned(port):
                 self.note(port, unheld.unowned(self._system, port, unowned))
             record = self._record(port)
-            record.would_be_free = (
-                bool(record.holders)
-                and not unowned
-                and all(entry.verdict.action == "stop" for entry in record.holders.values())
-            )
+            stops = [entry.verdict.action == "stop" for entry in record.holders.values()]
+            record.would_be_free = bool(stops) and all(stops) and not unowned
 
     def report(self) -> Report:
         now = self._system.now()
@@ -142,10 +135,8 @@ class Outcomes:
         if record is None:
             return Outcome(port, "free")
         would_do = self._request.dry_run and record.would_be_free
-        holders = [
-            entry._replace(verdict=self._worded(entry.verdict, port))
-            for entry in record.holders.values()
-        ]
+        said = record.holders.values()
+        holders = tuple(h._replace(verdict=self._worded(h.verdict, port)) for h in said)
         notes = [self._worded(note, port) for note in (*record.done, *record.notes)]
         if record.status == "busy" and not holders and not notes:
             notes.append(unheld.unsteady(self._system, port))
@@ -153,7 +144,7 @@ class Outcomes:
             port=port,
             status=record.status,
             ok=record.status != "busy" or would_do,
-            holders=tuple(holders),
+            holders=holders,
             notes=tuple(notes),
             seconds=(now if record.status_since is None else record.status_since) - self._started,
         )
@@ -196,8 +187,6 @@ def holder_report(suspect: Suspect, port: Port, ending: Ending | None = None) ->
 
 def _origin_report(holder: Holder, verdict: Verdict) -> Origin | None:
     found = holder.origin
-    if verdict.rule == "own-run" and (found is None or not found.ours):
+    if verdict.rule == "own-run" and not (found and found.ours):
         return Origin("descent", "live", "this run", holder.test)
-    if found is None:
-        return None
-    return Origin(found.evidence, found.state, found.id or found.run, holder.test)
+    return found and Origin(found.evidence, found.state, found.id or found.run, holder.test)

@@ -22,10 +22,8 @@ class Reader:
         return self._known[pid]
 
     def lineage(self, process: Process) -> tuple[Process, tuple[Process, ...]]:
-        """The ancestors of a process, parent first, and the process itself.
-
-        If its parent ends while we look, it is adopted: what comes back is then the process as it
-        was seen after that.
+        """A process and its ancestors, parent first: if its parent ends while we look, as it was seen
+        after it was adopted.
         """
         ancestors: list[Process] = []
         child = process
@@ -33,7 +31,7 @@ class Reader:
         while child.ppid and child.ppid not in {process.pid, *(p.pid for p in ancestors)}:
             parent = self.process(child.ppid)
             if parent is None or (parent.pid != 1 and parent.start > child.start):
-                # The parent has ended, or its pid is another's by now: who has adopted the child?
+                # The parent has ended, or its pid is another's by now: what has adopted the child?
                 fresh = self.system.process(child.pid)
                 if fresh is None or fresh.start != child.start or fresh.ppid == child.ppid:
                     break
@@ -49,16 +47,13 @@ class Reader:
 
     def everything(self) -> Iterator[Process]:
         """Every process that can be seen and lives."""
-        for pid in self.system.pids():
-            process = self.process(pid)
-            if process is not None and not process.zombie:
-                yield process
+        found = map(self.process, self.system.pids())
+        return (process for process in found if process is not None and not process.zombie)
 
 
 def project_of(folder: str | None) -> str | None:
-    """The repository above a directory or, without one, the nearest folder with a pyproject.toml.
-
-    Never the root or a home directory, for then every process would be in our project.
+    """The repository above a directory or, without one, the nearest folder with a pyproject.toml;
+    never the root or a home directory, for then every process would be in our project.
     """
     return place_of(folder)[0]
 

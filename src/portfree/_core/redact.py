@@ -1,8 +1,7 @@
 """Texts of processes, made fit to be shown: without secrets, and without what moves a cursor.
 
-Everybody may read a log or the page of a CI job, and any user may have written a command line. So
-`mask` hides too much rather than too little where it has to guess. The patterns stay texts, which
-`re` compiles and keeps when it first needs them: nothing of that is paid at import.
+Everybody may read a log, and any user may have written a command line: where `mask` must guess, it
+hides too much. The patterns stay texts, which `re` compiles when it needs them, not at import.
 """
 
 from __future__ import annotations
@@ -60,11 +59,10 @@ _BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")
 
 
 def safe(text: str) -> str:
-    """The text with everything that is not printable turned into a visible escape.
-
-    Control characters (C0, DEL, C1) move cursors and recolour; bidirectional and other format
-    characters reorder and hide; separators break lines; lone surrogates stand for bytes that were
-    no UTF-8 and cannot be written. Spaces of every width are harmless, and names have them.
+    """The text with everything that is not printable turned into a visible escape: control
+    characters (C0, DEL, C1) move cursors and recolour; bidirectional and other format characters
+    reorder and hide; separators break lines; lone surrogates stand for bytes that were no UTF-8 and
+    cannot be written. Spaces of every width are harmless, and names have them.
     """
     if text.isprintable():
         return text

@@ -22,8 +22,8 @@ class Reader:
         return self._known[pid]
 
     def lineage(self, process: Process) -> tuple[Process, tuple[Process, ...]]:
-        """A process and its ancestors, parent first: if its parent ends while we look, as it was seen
-        after it was adopted.
+        """A process and its ancestors, parent first. If its parent ends while we look, it is
+        adopted: then the process comes back as it was seen after that.
         """
         ancestors: list[Process] = []
         child = process

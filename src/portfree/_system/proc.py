@@ -1,7 +1,4 @@
-"""What /proc tells of a process: its files, read and understood.
-
-Facts from proc(5), cgroups(7), pid_namespaces(7) and time_namespaces(7).
-"""
+"""What /proc tells of a process: proc(5), cgroups(7), pid_namespaces(7), time_namespaces(7)."""
 
 from __future__ import annotations
 
@@ -33,7 +30,6 @@ _CONTAINER = re.compile(
     r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])|/lxc(?:\.payload)?[./]([^/]+)|/machine-([^/]+)\.scope"
 )
 _VARIABLE = re.compile(rb"[^=\0]+=")
-_DELETED = " (deleted)"
 
 
 class Stat(NamedTuple):
@@ -79,14 +75,12 @@ def read_stat(path: str) -> Stat | None:
 
 def _terminal(device: int) -> str | None:
     """The name of a terminal from its device number (Documentation/admin-guide/devices.txt)."""
-    if device == 0:
-        return None
     major, minor = os.major(device), os.minor(device)
     if 136 <= major <= 143:
         return f"pts/{(major - 136) * 256 + minor}"
     if major == 4:
         return f"tty{minor}" if minor < 64 else f"ttyS{minor - 64}"
-    return f"terminal {major}:{minor}"
+    return f"terminal {major}:{minor}" if device else None
 
 
 class Given(NamedTuple):
@@ -135,34 +129,28 @@ def directory(path: str) -> str | None:
     except OSError:
         return None
     # d_path() in the kernel's fs/d_path.c says so of a folder that is gone; one may be called so.
-    if target.endswith(_DELETED) and not os.path.lexists(target):
-        return target.removesuffix(_DELETED)
-    return target
+    gone = target.removesuffix(" (deleted)")
+    return target if gone == target or os.path.lexists(target) else gone
 
 
 def container(cgroup: str) -> str | None:
     for line in cgroup.splitlines():
-        # The innermost one: containers run in containers.
         names: list[str] = [name for found in _CONTAINER.findall(line) for name in found if name]
         if names:
-            return names[-1]
+            return names[-1]  # the innermost one: containers run in containers
     return None
 
 
 def unit(cgroup: str) -> str | None:
-    """The leaf unit of systemd, if it is a service.
-
-    The line of the unified hierarchy starts with ``0::``; on a machine that has only the old one,
-    systemd's own starts with ``1:name=systemd:``.
+    """The leaf unit of systemd, if it is a service. The line of the unified hierarchy starts with
+    ``0::``; on a machine that has only the old one, systemd's own starts with ``1:name=systemd:``.
     """
+    kinds = (".service", ".scope", ".slice")
     for line in cgroup.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers in ("", "name=systemd"):
-            kinds = (".service", ".scope", ".slice")
-            units = [part for part in path.split("/") if part.endswith(kinds)]
-            if units:
-                return units[-1] if units[-1].endswith(".service") else None
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        units = [part for part in path.split("/") if part.endswith(kinds)]
+        if controllers in ("", "name=systemd") and units:
+            return units[-1] if units[-1].endswith(".service") else None
     return None
 
 

@@ -1,7 +1,5 @@
-"""Linux through psutil, as ``PORTFREE_BACKEND=portable`` asks for it.
-
-It sees less than `linux` does: no TCP socket that is bound without listening, and not who holds one
-if only a thread that outlived its main thread does.
+"""Linux through psutil, as ``PORTFREE_BACKEND=portable`` asks for it. It sees no TCP socket that is
+bound without listening, nor what only a thread that outlived its main thread holds.
 """
 
 from __future__ import annotations

@@ -134,8 +134,16 @@ def id_(holder: Holder, context: Context) -> Origin | None:
 
 def mark(holder: Holder, context: Context) -> Origin | None:
     """Another mark, of a test runner or a CI job."""
-    if surrounding := _surrounding(holder, context):
-        return surrounding
+    if context.phase != "call" and not runs(holder):
+        # For a hook, the live run around its own. Where one run surrounds another in the same
+        # process, descent does not tell them apart.
+        if context.surrounded_here and may_be_for_this_run(holder, context):
+            return Origin("descent", "live", named(context.caller), runner=context.caller)
+        # A conftest.py that is imported before a run begins gives its servers no id.
+        early = holder.mark("PYTEST_VERSION") and not holder.test
+        for process in filter(programs.is_pytest, context.lineage if early else ()):
+            if process.start <= holder.process.start < context.caller.start:
+                return Origin("mark", "live", named(process), runner=process)
     if job := other_job(holder, context):
         return Origin("mark", "live", f"another CI job ({job})")
     # A foreign id tells which run it was, and that it has ended.
@@ -168,7 +176,16 @@ def copy(holder: Holder, context: Context) -> Origin | None:
     chain = list(holder.upward())
     at = next((at for at, process in enumerate(chain) if is_copy(process)), None)
     if at is None:
-        return _copy_of_a_script(holder, context)
+        # A program on no list (``python run_tests.py``) with a live launcher is as good. What a
+        # person types in a shell is no run. That such a program is one is a guess, which must not
+        # stand against a caller that asks for its own.
+        script = holder.process
+        typed = programs.is_interactive_shell(script) or context.scope != "orphans"
+        if script.forked is True and is_adopted(holder, 0) and not typed:
+            for near in context.neighbours:
+                if not near.alone and may_be_original(near, holder, script):
+                    return _in_use("copy", near)
+        return None
     for near in context.neighbours:
         if may_be_original(near, holder, chain[at]):
             return _in_use("copy", near)
@@ -280,22 +297,6 @@ def _runner(holder: Holder) -> Process | None:
     return next(filter(is_runner, holder.lineage if alone else holder.upward()), None)
 
 
-def _surrounding(holder: Holder, context: Context) -> Origin | None:
-    """For a hook: the live run around its own, as far as marks and descent tell."""
-    if context.phase == "call" or runs(holder):
-        return None
-    # Where one run surrounds another in the same process, descent does not tell them apart.
-    if context.surrounded_here and may_be_for_this_run(holder, context):
-        return Origin("descent", "live", named(context.caller), runner=context.caller)
-    # A conftest.py that is imported before a run begins gives its servers no id.
-    if holder.mark("PYTEST_VERSION") and not holder.test:
-        for process in context.lineage:
-            between = process.start <= holder.process.start < context.caller.start
-            if between and programs.is_pytest(process):
-                return Origin("mark", "live", named(process), runner=process)
-    return None
-
-
 def _live(holder: Holder, context: Context, *looks: _Look) -> Origin | None:
     """What other evidence finds alive, so that no mark proves an end."""
     found = (look(holder, context) for look in looks)
@@ -353,20 +354,6 @@ def _by_agent(evidence: Evidence, name: str, holder: Holder, context: Context) -
         older = agent.start <= holder.process.start
         if older and is_agent(agent) and agent.marks.get(name) == holder.mark(name):
             return _in_use(evidence, near)
-    return None
-
-
-def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
-    """The same for a program on no list (``python run_tests.py``) with a live launcher."""
-    process = holder.process
-    # What a person types in a shell is no run. That such a program is one is a guess, which must
-    # not stand against a caller that asks for its own.
-    if programs.is_interactive_shell(process) or context.scope != "orphans":
-        return None
-    if process.forked is True and is_adopted(holder, 0):
-        for near in context.neighbours:
-            if not near.alone and may_be_original(near, holder, process):
-                return _in_use("copy", near)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from portfree._system.interface import SUDO_UID, Process, System
@@ -62,8 +63,13 @@ def place_of(folder: str | None) -> tuple[str | None, str | None]:
     """The project that a directory lies in, and the repository if that is one."""
     if folder is None:
         return None, None
-    homes = {home(), *_homes_of_users()}
-    project = None
+    homes, project = {home()}, None
+    with suppress(ImportError):  # Windows, where HOME does not count either
+        import pwd
+
+        for uid in {os.getuid(), *sudo_user()}:  # HOME may name another one
+            with suppress(KeyError, RuntimeError):  # no such user, or a circle of links
+                homes.add(Path(pwd.getpwuid(uid).pw_dir).resolve())
     for place in (Path(folder), *Path(folder).parents):
         if place in homes or place == Path(place.anchor):
             break
@@ -81,19 +87,6 @@ def home() -> Path:
         return Path.home().resolve()
     except RuntimeError:  # no HOME, and no such user
         return Path("/")
-
-
-def _homes_of_users() -> Iterator[Path]:
-    """The home directories of our user, and of who called sudo: HOME may name another one."""
-    try:
-        import pwd
-    except ImportError:  # Windows, where HOME does not count either
-        return
-    for uid in {os.getuid(), *sudo_user()}:
-        try:
-            yield Path(pwd.getpwuid(uid).pw_dir).resolve()
-        except (KeyError, RuntimeError):  # no such user, or a circle of links
-            continue
 
 
 def current_folder() -> str | None:

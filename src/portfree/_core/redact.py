@@ -27,14 +27,12 @@ def command_line(argv: Sequence[str], limit: int = 300) -> str:
         words = [*words[:500], "...", *words[-500:]]
     masked = mask([word if len(word) <= 10_000 else word[:10_000] + "..." for word in words])
     # A program that has set its own title has one word with spaces in it; quotes would be noise.
-    return shorten(masked[0] if len(masked) == 1 else " ".join(map(_quoted, masked)), limit)
-
-
-def _quoted(word: str) -> str:
-    """Quoted only where word borders would be lost: `$`, `*` and `~` in an argv are no riddle."""
-    if word and not re.search(r"[\s\"'\\]", word):
-        return word
-    return "'" + word.replace("'", "'\"'\"'") + "'"
+    if len(masked) == 1:
+        return shorten(masked[0], limit)
+    # Only where word borders would be lost: `$`, `*` and `~` in an argv are no riddle.
+    plain = re.compile(r"[^\s\"'\\]+").fullmatch
+    quoted = (word if plain(word) else "'" + word.replace("'", "'\"'\"'") + "'" for word in masked)
+    return shorten(" ".join(quoted), limit)
 
 
 def shorten(text: str, limit: int) -> str:

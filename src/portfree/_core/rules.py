@@ -78,7 +78,12 @@ def container(holder: Holder, context: Context) -> Verdict | None:
     process, name = holder.process, holder.engine
     engine = "podman" if any(map(programs.is_podman, holder.upward())) else "docker"
     publishes = programs.is_container_engine(process)
-    other = _other_container(holder, context)
+    other = process.container or ""  # an id, or "?", if it is not ours
+    if process.container is None:
+        # Where the system does not tell, the container's first parent has the id in its argv.
+        shims = filter(programs.is_container_shim, holder.lineage)
+        if shim := next((p for p in shims if not context.is_ours(p)), None):
+            other = next(filter(_CONTAINER_ID.fullmatch, shim.argv), "?")
     if name and (publishes or other):
         reason = f"{'published by' if publishes else 'runs in'} container {name}"
         instead = f"{engine} stop {shlex.quote(name.split()[0])}"
@@ -107,17 +112,6 @@ def container(holder: Holder, context: Context) -> Verdict | None:
     else:
         return None
     return Verdict("keep", "container", reason, instead)
-
-
-def _other_container(holder: Holder, context: Context) -> str:
-    """The container that it runs in, if that is not ours: its id, or ``"?"``; else empty."""
-    if holder.process.container is not None:
-        return holder.process.container
-    # Where the system does not tell, the command line of the container's first parent has the id.
-    shims = (p for p in holder.lineage if programs.is_container_shim(p) and not context.is_ours(p))
-    if shim := next(shims, None):
-        return next(filter(_CONTAINER_ID.fullmatch, shim.argv), "?")
-    return ""
 
 
 def protected(holder: Holder, context: Context) -> Verdict | None:

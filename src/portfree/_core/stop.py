@@ -46,8 +46,7 @@ def stop(
         stopping = _Stopping(system, targets, grace, deadline, approve, pins)
         # What cannot be ended properly any more is not begun.
         if not grace or stopping.kill_at > stopping.started:
-            stopping.begin()
-            stopping.wait(notify)
+            stopping.run(notify)
             stopping.conclude()
 
 
@@ -78,16 +77,13 @@ class _Stopping:
         if grace == 0 or not system.polite:
             self.escalation = [(self.started, "KILL")]
 
-    def begin(self) -> None:
-        """Send the first signal."""
+    def run(self, notify: Callable[[str], None]) -> None:
+        """Send the first signal, and wait until the sockets are gone, escalating on the way."""
         _, self.signal = self.escalation.pop(0)
         for target in self.targets:
             chosen = target.root or self.signal == "KILL"
             if chosen and (target.restarts or self.system.holds(target.holder.pid, self.ids)):
                 self._send(target, self.signal)
-
-    def wait(self, notify: Callable[[str], None]) -> None:
-        """Wait until the sockets are gone, escalating on the way."""
         roots_alive = sum(target.root for target in self.targets)
         while True:
             now = self.system.now()
@@ -102,9 +98,9 @@ class _Stopping:
             all_refuse = bool(tops) and all(target.refused for target in tops)
             if all_refuse or (now >= self.deadline and not self.escalation):
                 return
-            due = bool(self.escalation) and now >= self.escalation[0][0]
+            due = False
             while self.escalation and now >= self.escalation[0][0]:
-                self.signal = self.escalation.pop(0)[1]
+                due, self.signal = True, self.escalation.pop(0)[1]
             if due or len(tops) < roots_alive:
                 # A root has ended and left the socket to its workers, or the next signal is due.
                 roots_alive = len(tops)
@@ -113,10 +109,8 @@ class _Stopping:
             if now - self.started > _NOTICE_AFTER:
                 notify(self._waiting_for(waiting, self.kill_at - now))
             until = min([self.deadline, *(at for at, _ in self.escalation[:1])])
-            self.system.wait(
-                [target.pin for target in waiting if target.pin],
-                max(0.0, min(_LOOK_EVERY, until - self.system.now())),
-            )
+            pause = max(0.0, min(_LOOK_EVERY, until - self.system.now()))
+            self.system.wait([target.pin for target in waiting if target.pin], pause)
 
     def conclude(self) -> None:
         """See what became of each target."""

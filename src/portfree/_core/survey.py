@@ -122,21 +122,20 @@ def survey(system: System, ports: Collection[Port]) -> Survey:
         with ExitStack() as cleanup:
             cleanup.callback(seen.close)
             if unowned := [socket for port in ports for socket in seen.unowned(port)]:
-                seen.suspects += map(Suspect, _proxies(system, unowned))
+                seen.suspects += _proxies(Reader(system), unowned)
             cleanup.pop_all()
     return seen
 
 
-def _proxies(system: System, unowned: Collection[Socket]) -> Iterator[Holder]:
+def _proxies(reader: Reader, unowned: Collection[Socket]) -> Iterator[Suspect]:
     """The docker-proxies behind sockets whose holder only root may see. What they say of themselves
     is no proof: without a pin they get no signal, and as a container's they are kept in any case.
     """
-    reader = Reader(system)
     for process in reader.everything():
         published = programs.published(process)
         theirs = (each for each in unowned if each.uid == process.owner)
         if sockets := {each for each in theirs if (each.address, str(each.port)) == published}:
-            yield _holder(reader, process, sockets, pinned=False)
+            yield Suspect(_holder(reader, process, sockets, pinned=False))
 
 
 def _look(system: System, ports: Collection[Port]) -> Survey:

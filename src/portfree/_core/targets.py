@@ -51,13 +51,13 @@ def choose(
     due = {
         holder.pid
         for holder in seen.holders
-        if all(outcomes.rounds(port) < ROUNDS for port in holder.ports)
+        if all(outcomes.record(port).rounds < ROUNDS for port in holder.ports)
     }
     found: list[Suspect] = []
     notes: dict[Port, Note] = {}
     for suspect in seen.suspects:
         holder = suspect.holder
-        earlier = [old for port in holder.ports for old in outcomes.stopped(port)]
+        earlier = [old for port in holder.ports for old in outcomes.record(port).stopped]
         # A process that was there before has not been started again.
         still = any(same(holder.process, old.process) for old in earlier)
         if not suspect.root or suspect.verdict.action == "keep" or still:

@@ -68,11 +68,9 @@ def dual_stack_bind(
     """
     # Never for UDP: there it lets two servers share a port, and nothing fades (socket(7)).
     option = SO_REUSEADDR if reuse and port.protocol == "tcp" else None
-    error = _try(factory, AF_INET6, _V6_ANY, port, option, v6only=0)
-    if error in _NO_SUCH_FAMILY:
-        # Not remembered: it costs a microsecond, and a wrong memory would miss a holder on ::1.
-        error = _try(factory, AF_INET, _V4_ANY, port, option)
-    return _answer(error)
+    said = _try(factory, AF_INET6, _V6_ANY, port, option, v6only=0)
+    # Not remembered: it costs a microsecond, and a wrong memory would miss a holder on ::1.
+    return said or _try(factory, AF_INET, _V4_ANY, port, option) or "unavailable"
 
 
 def each_address_bind(
@@ -101,10 +99,9 @@ def exclusive_bind(
 def _try_each(factory: Callable[[int, int], socket], port: Port, option: int | None) -> Bind:
     v4 = [_try(factory, AF_INET, at, port, option) for at in (_V4_LOOPBACK, _V4_ANY)]
     v6 = [_try(factory, AF_INET6, at, port, option) for at in (_V6_LOOPBACK, _V6_ANY)]
-    answers = {_answer(error) for error in (*v4, *v6) if error not in _NO_SUCH_FAMILY}
     # The worst answer counts; a family that this machine does not have says nothing.
     worst: tuple[Bind, ...] = ("in-use", "denied", "unavailable", "free")
-    return next((answer for answer in worst if answer in answers), "unavailable")
+    return next((answer for answer in worst if answer in (*v4, *v6)), "unavailable")
 
 
 def _try(
@@ -114,8 +111,8 @@ def _try(
     port: Port,
     option: int | None,
     v6only: int = 1,
-) -> int | None:
-    """The errno that a bind ended with; 0 if it worked."""
+) -> Bind | None:
+    """What a bind says; None if this machine does not have the family."""
     with PROBING:
         sock = None
         try:
@@ -126,16 +123,12 @@ def _try(
                 sock.setsockopt(SOL_SOCKET, option, 1)
             sock.bind((address, port.number))
         except OSError as error:
-            return error.errno
+            if error.errno in _NO_SUCH_FAMILY:
+                return None
+            if error.errno in _IN_USE:
+                return "in-use"
+            return "denied" if error.errno in _DENIED else "unavailable"
         finally:
             if sock is not None:
                 sock.close()
-    return 0
-
-
-def _answer(error: int | None) -> Bind:
-    if error == 0:
-        return "free"
-    if error in _IN_USE:
-        return "in-use"
-    return "denied" if error in _DENIED else "unavailable"
+    return "free"

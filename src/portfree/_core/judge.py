@@ -62,9 +62,7 @@ def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict |
 
 
 def _groups(holders: Sequence[Holder]) -> list[list[Holder]]:
-    """The holders in groups with one fate: they share a socket, or one is the other's ancestor on
-    the same port.
-    """
+    """The holders that share a socket, or of which one is another's ancestor on the same port."""
     groups: list[list[Holder]] = []
     for holder in holders:
         ties = {socket.id for socket in holder.sockets}

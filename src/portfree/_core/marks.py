@@ -37,9 +37,7 @@ def birth(holder: Holder) -> str:
 
 
 def may_be_for_this_run(holder: Holder, context: Context) -> bool:
-    """Whether we may have started it for the run that is about to begin: a conftest.py, for
-    example, has daemonised it while it was imported.
-    """
+    """Whether we may have started it for the run that begins, as a conftest.py that is imported."""
     if (holder.origin and holder.origin.ours) or holder.descends_from(context.caller):
         return True
     process, caller = holder.process, context.caller

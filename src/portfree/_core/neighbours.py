@@ -50,9 +50,7 @@ def may_have_started(near: Neighbour, holder: Holder) -> bool:
 
 
 def may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
-    """Whether *forked*, the holder or its ancestor, may be a fork of a neighbour; False only if it
-    certainly is not.
-    """
+    """Whether *forked*, the holder or its ancestor, may be a fork of it; False only if certain."""
     original = near.process
     if original.forked is True or original.start > forked.start:
         return False

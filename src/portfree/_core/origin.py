@@ -327,9 +327,7 @@ def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Orig
 
 
 def _in_ended_run(element: str, holder: Holder, context: Context) -> Origin | None:
-    """A live test runner that an ended run has started: it gives its servers that run's id, if it
-    has none of its own.
-    """
+    """A live test runner that an ended run has started: its servers have that run's id."""
     for near in context.neighbours:
         # A worker of pytest-xdist may have overwritten its environment with a title.
         told = (
@@ -358,9 +356,7 @@ def _by_agent(evidence: Evidence, name: str, holder: Holder, context: Context) -
 
 
 def _setter(holder: Holder, name: str, context: Context) -> Process | None:
-    """The live process that has set a mark, if it is a program that looks after what it starts: the
-    nearest one above those with the same value.
-    """
+    """The live process that has set a mark, if it is one that looks after what it starts."""
     top = bearer(holder, name)
     assert top is not None
     chain = list(holder.upward())

@@ -55,13 +55,7 @@ _WRAPPERS = SHELLS | word_set("""
 """)
 
 # Programs that do the same with one of these as their first argument.
-_WRAPPERS_BY_COMMAND = {
-    "bun": word_set("run x"),
-    "deno": word_set("task"),
-    "go": word_set("run"),
-    "cargo": word_set("run"),
-    "dotnet": word_set("run"),
-}
+_WRAPPERS_BY_COMMAND = word_set("bun/run bun/x deno/task go/run cargo/run dotnet/run")
 
 # Programs that start several commands and end with them. Without a terminal, nobody watches them,
 # and they look after nothing either.
@@ -202,9 +196,7 @@ _LAUNCHER_UNITS = re.compile(
 
 
 def is_interactive_shell(process: Process) -> bool:
-    """Whether it is a shell that may read its commands from a terminal: False must mean that it
-    certainly runs a command (``-c``) or a script.
-    """
+    """Whether it is a shell that may read from a terminal: False if it certainly runs a command."""
     if program(process) not in SHELLS | _OTHER_SHELLS:
         return False
     first, *rest = split_title(process.argv) or ("",)
@@ -221,7 +213,7 @@ def is_wrapper(process: Process) -> bool:
     name = program(process)
     if name in _GROUP_RUNNERS:
         return process.terminal is None
-    return name in _WRAPPERS or first_argument(process) in _WRAPPERS_BY_COMMAND.get(name, ())
+    return name in _WRAPPERS or f"{name}/{first_argument(process)}" in _WRAPPERS_BY_COMMAND
 
 
 def process_manager(process: Process) -> str:
@@ -248,9 +240,7 @@ def is_shared_ssh(process: Process) -> bool:
 
 
 def is_interactive_ssh(process: Process) -> bool:
-    """Whether a person works in it: an ssh that other sessions share, or one with a terminal that
-    does more than forward ports (``-N`` and ``-f`` in ssh(1)).
-    """
+    """Whether a person works in it: it is shared, or has a terminal and not just forwards ports."""
     if program(process) != "ssh" or is_shared_ssh(process):
         return is_shared_ssh(process)
     flags: set[str] = set()
@@ -264,7 +254,7 @@ def is_interactive_ssh(process: Process) -> bool:
                 if not word[at:]:
                     next(words, None)
                 break
-    return process.terminal is not None and not flags & {"N", "f"}
+    return process.terminal is not None and not flags & {"N", "f"}  # ssh(1)
 
 
 def is_listed_reaper(process: Process) -> bool:
@@ -316,17 +306,13 @@ def is_test_runner(process: Process) -> bool:
 
 
 def is_xdist_worker(process: Process) -> bool:
-    """By the title that it gives itself where setproctitle is installed, or by the command that
-    execnet starts it with (popen_bootstrapline in its gateway_io.py).
-    """
+    """By its title (setproctitle), or by execnet's command (popen_bootstrapline)."""
     started = "exec(eval(sys.stdin.readline()))" in "".join(process.argv[-1:])
     return started or program(process) == "pytest-xdist"
 
 
 def runs_commands(process: Process) -> bool:
-    """Whether it is a ``portfree run`` or a step of our action: it adopts what its command leaves
-    (PR_SET_CHILD_SUBREAPER in prctl(2)).
-    """
+    """Whether it adopts what its command leaves (PR_SET_CHILD_SUBREAPER in prctl(2))."""
     as_command = program(process) == "portfree" and first_argument(process) == "run"
     return as_command or "portfree._cli.action" in process.argv
 
@@ -336,9 +322,7 @@ def is_podman(process: Process) -> bool:
 
 
 def published(process: Process) -> tuple[str, str] | None:
-    """The address and the port, as in ``8000/tcp``, that a docker-proxy has open: everybody may
-    read its command line, but root alone its descriptors.
-    """
+    """The address and the port, as in ``8000/tcp``, that a docker-proxy's command line tells."""
     said = dict(pairwise(process.argv)) if program(process) == "docker-proxy" else {}
     if not {"-host-ip", "-host-port", "-proto"} <= said.keys():
         return None

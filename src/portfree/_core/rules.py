@@ -248,9 +248,7 @@ def orphan(holder: Holder, context: Context) -> Verdict | None:
 
 
 def _user_at_work(holder: Holder, context: Context) -> Holder | None:
-    """A process of our project that is connected to it and looked after: a debugger's adapter
-    daemonises on purpose, and looks like an orphan.
-    """
+    """A process of our project that is connected to it, as to a debugger's adapter."""
     for user in holder.users:
         # A person uses an editor or a terminal even if its parent has ended.
         attended = launcher(user) is not None or programs.is_multiplexer(user.process)

@@ -45,9 +45,7 @@ def judge(system: System, seen: Survey, context: Context) -> None:
 def choose(
     system: System, seen: Survey, context: Context, outcomes: Outcomes, late: ExitStack
 ) -> list[Suspect]:
-    """The suspects to stop, supervisors first; all verdicts are recorded in *outcomes*. *late*
-    closes the pins of the supervisors.
-    """
+    """The suspects to stop, supervisors first, whose pins *late* closes; records all verdicts."""
     due = {
         holder.pid
         for holder in seen.holders

@@ -33,6 +33,7 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
     Without those that were taken meanwhile, that is, whose socket was seen twice.
     """
     findings: dict[Port, Finding] = {}
+    answers: dict[Port, Bind] = {}
     pending = list(ports)
     before: set[Hashable] = set()
     passing: set[Port] = set()
@@ -41,10 +42,13 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
     for attempt in range(tries + 1):
         if attempt > _FEWEST and system.now() > until:
             break
-        if attempt:
-            system.wait((), _PAUSE)
-        answers = _bind(system, pending, tries=_BINDS if attempt else 1)
-        pending = [port for port, said in answers.items() if said == "in-use"]
+        for _ in range(_BINDS if attempt else 1):
+            if answers:
+                system.wait((), _PAUSE)
+            answers |= {port: system.bind(port) for port in pending}
+            pending = [port for port in pending if answers[port] == "in-use"]
+            if not pending:
+                break
         findings |= {p: _answered(system, p, a) for p, a in answers.items() if a != "in-use"}
         if not pending:
             return findings
@@ -62,18 +66,6 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
         findings[port] = _busy(unsteady(system, port) if seen else _invisible(system, port, None))
     calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
     return findings | _with_connections(system, calm, usable=False)
-
-
-def _bind(system: System, ports: Collection[Port], *, tries: int) -> dict[Port, Bind]:
-    """What a bind says of each port; where it is in use, what it says a few moments later."""
-    answers = {port: system.bind(port) for port in ports}
-    for _ in range(tries - 1):
-        taken = [port for port, said in answers.items() if said == "in-use"]
-        if not taken:
-            break
-        system.wait((), _PAUSE)
-        answers |= {port: system.bind(port) for port in taken}
-    return answers
 
 
 def _using(system: System, ports: Collection[Port]) -> dict[Port, list[Socket]]:
@@ -137,8 +129,9 @@ def _connected(system: System, sockets: Sequence[Socket], owners: Owners, *, usa
     can = "a server that sets SO_REUSEADDR, as most do, can start now"
     live = [socket for socket in sockets if socket.state != "fading"]
     if not live:
-        left = max((s.fades_in for s in sockets if s.fades_in is not None), default=60.0)
-        text = f"{_count(len(sockets), 'connection')} of a dead server fading, {left:.0f} s more"
+        fade = max((s.fades_in for s in sockets if s.fades_in is not None), default=60.0)
+        dead = f"{len(sockets)} connection{'s' * (len(sockets) != 1)}"
+        text = f"{dead} of a dead server fading, {fade:.0f} s more"
         if usable:
             return Note("fading", f"{text}; {can}")
         return Note("fading", text, "wait that long, or give the tests another port")
@@ -146,8 +139,8 @@ def _connected(system: System, sockets: Sequence[Socket], owners: Owners, *, usa
     owner = next(filter(None, map(system.process, pids)), None)
     whose = named(owner) if owner else "a process that cannot be seen"
     if usable:
-        left_over = _count(len(live), "connection")
-        text = f"{whose} does not listen any more and has {left_over} left; {can}"
+        left = f"{len(live)} connection{'s' * (len(live) != 1)} left"
+        text = f"{whose} does not listen any more and has {left}; {can}"
         return Note("draining", text)
     peer = f" to {live[0].peer}" if live[0].peer else ""
     text = f"{whose} has a connection{peer} whose own end has this number: no server holds it"
@@ -187,7 +180,3 @@ def _lister(system: System, port: Port) -> str:
         kind = "-Htanp" if port.protocol == "tcp" else "-Huanp"
         return f"ss {kind} 'sport = :{port.number}'"
     return f"lsof -nP -i{port.protocol}:{port.number}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

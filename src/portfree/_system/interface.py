@@ -230,10 +230,7 @@ class System(Protocol):
         """Whether a foreign process can be asked to end (false on Windows)."""
 
     def bind(self, port: Port, *, reuse: bool = False) -> Bind:
-        """Try to bind the port on every address, without listening, and let go at once. *reuse*: as
-        a server with SO_REUSEADDR does, which the fading connections of a dead server do not
-        refuse.
-        """
+        """Try to bind the port on every address, and let go; *reuse*: as with SO_REUSEADDR."""
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         """The sockets that hold one of *ports*; with *connections*, also those that merely have the
@@ -250,14 +247,10 @@ class System(Protocol):
         """Whether this process was seen to have one of these sockets open right now."""
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:
-        """The processes of this host with a TCP connection to this one, as far as can be seen.
-        *but*: the sockets of the process that are known to be no connections.
-        """
+        """The processes with a TCP connection to this one; *but*: its sockets that are none."""
 
     def lock(self, folder: str) -> Lock | bool:
-        """The lock in a temporary folder of pytest; if there is none, whether the folder is there.
-        Raises OSError if that cannot be told.
-        """
+        """The lock in a pytest folder, or whether that is there; OSError if it cannot be told."""
 
     def moment(self) -> float:
         """The present time, in the unit of `Process.start`."""
@@ -272,9 +265,7 @@ class System(Protocol):
         """Every process that can be seen."""
 
     def pin(self, process: Process) -> Pin | None:
-        """Pin a process; None if it is gone, or the pid is another process's by now. Raises
-        PermissionError, or another OSError, if it cannot be pinned.
-        """
+        """Pin a process; None if it is gone, or the pid is another's; OSError if it cannot be."""
 
     def user(self, owner: int | str | None) -> str:
         """A user's name for people; the number itself if it has none."""

@@ -82,9 +82,7 @@ class LinuxSystem(CommonSystem):
         return frozenset().union(*seen) - {pid}
 
     def _descriptors(self, pid: int) -> Iterator[str]:
-        """What the open descriptors of a process point to: ``socket:[4711]`` and the like. Raises
-        PermissionError if we may not see them.
-        """
+        """What its descriptors point to (``socket:[4711]``); PermissionError if they are hidden."""
         folder, numbers = f"{self._proc}/{pid}", []
         try:
             try:
@@ -172,6 +170,7 @@ class LinuxSystem(CommonSystem):
             # one to the kernel when we ask.
             raise PermissionError(errno.EPERM, "/proc shows another pid namespace than ours")
         path = f"{self._proc}/{process.pid}/stat"
+        descriptor = None
         try:
             descriptor = os.pidfd_open(process.pid)
         except ProcessLookupError:
@@ -181,9 +180,7 @@ class LinuxSystem(CommonSystem):
                 raise
             # A kernel before 5.3, or a sandbox that knows no pidfds: the start time is checked
             # before every signal instead.
-            pin: _PidfdPin | _TicksPin = _TicksPin(process.pid, path, process.start)
-        else:
-            pin = _PidfdPin(process.pid, descriptor)
+        pin = _Pin(process.pid, path, process.start, descriptor)
         with ExitStack() as cleanup:
             cleanup.callback(pin.close)
             # The pid may have passed to another process before it was pinned.
@@ -199,57 +196,45 @@ class LinuxSystem(CommonSystem):
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
         poll = select.poll()
         for pin in pins:
-            if isinstance(pin, _PidfdPin):
+            if isinstance(pin, _Pin) and pin.descriptor is not None:
                 poll.register(pin.descriptor, select.POLLIN)
             else:  # nothing tells of its end: look again soon
                 timeout = min(timeout, 0.01)
         poll.poll(max(0.0, timeout) * 1000)  # a negative timeout would last for ever
 
 
-class _PidfdPin:
-    """A process held by a pidfd, which never comes to mean another process."""
+class _Pin:
+    """A process held by a pidfd, which never comes to mean another process; where there is none, by
+    its pid and start, compared before each signal.
+    """
 
-    def __init__(self, pid: int, descriptor: int) -> None:
+    def __init__(self, pid: int, path: str, start: float, descriptor: int | None = None) -> None:
         self.pid = pid
         self.descriptor = descriptor
+        self._path, self._start = path, start
 
     def alive(self) -> bool:
+        if self.descriptor is None:
+            stat = proc.read_stat(self._path)
+            return stat is not None and not stat.zombie and stat.start == self._start
         # Readable once the process has ended with all its threads, reaped or not (pidfd_open(2)).
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
         return not poll.poll(0)
 
     def send(self, signal_: Signal) -> bool:
+        number = signal.Signals[f"SIG{signal_}"]
         try:
-            signal.pidfd_send_signal(self.descriptor, signal.Signals[f"SIG{signal_}"])
+            if self.descriptor is not None:
+                signal.pidfd_send_signal(self.descriptor, number)
+                return True
+            alive = self.alive()
+            if alive:
+                os.kill(self.pid, number)
+            return alive
         except ProcessLookupError:
             return False
-        return True
 
     def close(self) -> None:
-        os.close(self.descriptor)
-
-
-class _TicksPin:
-    """A process held by its pid and start, compared before each signal: where there is no pidfd."""
-
-    def __init__(self, pid: int, path: str, start: float) -> None:
-        self.pid = pid
-        self._path = path
-        self._start = start
-
-    def alive(self) -> bool:
-        stat = proc.read_stat(self._path)
-        return stat is not None and not stat.zombie and stat.start == self._start
-
-    def send(self, signal_: Signal) -> bool:
-        if not self.alive():
-            return False
-        try:
-            os.kill(self.pid, signal.Signals[f"SIG{signal_}"])
-        except ProcessLookupError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Nothing is held."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)

@@ -143,9 +143,7 @@ class PsutilSystem(CommonSystem):
         proc.send_signal(Signals[f"SIG{signal}"])
 
     def _facts(self, proc: psutil.Process, start: float) -> Process:
-        """The facts as psutil has them; a subclass corrects what its system tells in another way.
-        Raises psutil.NoSuchProcess if the process has ended.
-        """
+        """The facts as psutil has them; a subclass corrects what its system tells differently."""
         started = ask(proc.create_time)
         argv, environ, cwd = ask(proc.cmdline), ask(proc.environ), ask(proc.cwd) or None
         ppid, status, seat = ask(proc.ppid), ask(proc.status), self._seat(proc)
@@ -330,9 +328,7 @@ def kind_of(ids: Iterable[Hashable]) -> str:
 
 
 def _kind(asked: Iterable[str]) -> str:
-    """The narrowest kind with all of these: Linux reads a table of every socket of the machine for
-    each protocol and family, and does so anew for each process.
-    """
+    """The narrowest kind with all of these: psutil reads a table for each, pid by pid."""
     kinds = set(asked)
     protocols = {kind[:3] for kind in kinds}
     if len(protocols) != 1:

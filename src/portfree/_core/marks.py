@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import PurePath
 
 from portfree._core import run_id
 from portfree._core.ancestry import Holder
 from portfree._core.context import Context
-from portfree._system.interface import KEEP, MARKS, XDIST_WORKER, Process
+from portfree._system.interface import KEEP, MARKS, XDIST_WORKER
 
 OF_RUNNERS = tuple(mark for mark in MARKS if mark != run_id.RUN_ID)
 """The marks that test runners set, not portfree."""
@@ -53,14 +52,10 @@ def asks_to_stay(holder: Holder, context: Context) -> str:
         asks = "1" if name == "PORTFREE_KEEP" else "dontKillMe"
         if holder.mark(name) == asks:
             return f"{name}={asks}"
-
-    def untracked(processes: Iterable[Process]) -> bool:
-        return any(process.marks.get("RUNNER_TRACKING_ID") == "" for process in processes)
-
+    its = [process.marks.get("RUNNER_TRACKING_ID") for process in holder.upward()]
+    ours = [process.marks.get("RUNNER_TRACKING_ID") for process in context.ours]
     # Where ours is empty as well, as in every step of nektos/act, that asks for nothing.
-    if untracked(holder.upward()) and not untracked(context.ours):
-        return "an empty RUNNER_TRACKING_ID"
-    return ""
+    return "an empty RUNNER_TRACKING_ID" if "" in its and "" not in ours else ""
 
 
 def is_siblings(holder: Holder, context: Context) -> bool:

@@ -63,7 +63,8 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
         pending = [port for port in pending if port not in usable and port not in taken]
     for port in pending:
         seen = port in passing  # and never twice
-        findings[port] = _busy(unsteady(system, port) if seen else _invisible(system, port, None))
+        note = unsteady(system, port) if seen else _invisible(system, port, None)
+        findings[port] = Finding("busy", (note,))
     calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
     return findings | _with_connections(system, calm, usable=False)
 
@@ -85,11 +86,12 @@ def _answered(system: System, port: Port, answer: Bind) -> Finding:
         return Finding("free")
     if answer != "denied":
         text = f"{port} could not be tried: the system refused to open a socket"
-        return _busy(Note("untested", text, "close files or sockets, then try again"))
+        note = Note("untested", text, "close files or sockets, then try again")
+        return Finding("busy", (note,))
     if system.name == "win32":
         text = f"Windows reserves {port}: it lies in an excluded port range"
         show = f"netsh int ipv4 show excludedportrange protocol={port.protocol}"
-        return _busy(Note("excluded", text, f"{show}; take another port"))
+        return Finding("busy", (Note("excluded", text, f"{show}; take another port"),))
     text = f"nobody holds {port}, but to bind it takes a privilege that we do not have"
     instead = "" if system.name != "linux" else "see sysctl net.ipv4.ip_unprivileged_port_start"
     return Finding("free", (Note("privileged", text, instead),))
@@ -147,10 +149,6 @@ def _connected(system: System, sockets: Sequence[Socket], owners: Owners, *, usa
     instead = "wait until it is closed, or close it there; ports below the outgoing range "
     instead += "(sysctl net.ipv4.ip_local_port_range) are not taken that way"
     return Note("outgoing", text, instead)
-
-
-def _busy(note: Note) -> Finding:
-    return Finding("busy", (note,))
 
 
 def _invisible(system: System, port: Port, uid: int | None) -> Note:

@@ -208,9 +208,10 @@ class Pin(Protocol):
 class System(Protocol):
     """The operating system, as portfree needs it. Times are in seconds."""
 
-    @property
-    def name(self) -> str:
-        """`sys.platform`: ``"linux"``, ``"darwin"``, ``"win32"``, …"""
+    name: str
+    """`sys.platform`: ``"linux"``, ``"darwin"``, ``"win32"``, …"""
+    polite: bool
+    """Whether a foreign process can be asked to end (false on Windows)."""
 
     @property
     def namespace(self) -> str:
@@ -224,10 +225,6 @@ class System(Protocol):
 
     def elevate(self) -> str:
         """What one writes before a command that takes the rights of root: ``"sudo "``."""
-
-    @property
-    def polite(self) -> bool:
-        """Whether a foreign process can be asked to end (false on Windows)."""
 
     def bind(self, port: Port, *, reuse: bool = False) -> Bind:
         """Try to bind the port on every address, and let go; *reuse*: as with SO_REUSEADDR."""

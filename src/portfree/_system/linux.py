@@ -22,6 +22,7 @@ class LinuxSystem(CommonSystem):
 
     name = "linux"
     bind = staticmethod(dual_stack_bind)
+    moment = staticmethod(proc.moment)
 
     def __init__(self, root: str = "/proc") -> None:
         self._proc = root
@@ -189,9 +190,6 @@ class LinuxSystem(CommonSystem):
                 return None
             cleanup.pop_all()
         return pin
-
-    def moment(self) -> float:
-        return proc.moment()
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
         poll = select.poll()

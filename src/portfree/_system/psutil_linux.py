@@ -20,6 +20,7 @@ class PsutilLinuxSystem(PsutilSystem):
 
     name = "linux"
     bind = staticmethod(dual_stack_bind)
+    moment = staticmethod(proc.moment)
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,6 +62,3 @@ class PsutilLinuxSystem(PsutilSystem):
         # Elsewhere psutil says of every process that it runs.
         running = ask(process.status) == psutil.STATUS_RUNNING
         return super()._facts(process, start)._replace(running=running)
-
-    def moment(self) -> float:
-        return proc.moment()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,6 +85,11 @@ class Holder(NamedTuple):
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def ids(self) -> frozenset[Hashable]:
+        """The ids of its sockets."""
+        return frozenset(socket.id for socket in self.sockets)
 
     @property
     def ports(self) -> frozenset[Port]:

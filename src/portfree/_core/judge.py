@@ -34,12 +34,11 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
                 judged[holder.pid] = verdict
         deciding = {pid: each for pid, each in judged.items() if each.action == "keep"} or judged
         first = next(holder for holder in group if holder.pid in deciding)
-        ids = {socket.id for socket in first.sockets}
         for holder in group:
             if holder.pid in deciding:
                 verdicts[holder.pid] = deciding[holder.pid]
                 continue
-            shares = any(socket.id in ids for socket in holder.sockets)
+            shares = first.ids & holder.ids
             tie = "shares the socket of" if shares else "belongs to the same server as"
             reason = f"{tie} {named(first.process)}: {deciding[first.pid].reason}"
             verdicts[holder.pid] = deciding[first.pid]._replace(reason=reason)
@@ -65,14 +64,14 @@ def _groups(holders: Sequence[Holder]) -> list[list[Holder]]:
     """The holders that share a socket, or of which one is another's ancestor on the same port."""
     groups: list[list[Holder]] = []
     for holder in holders:
-        ties = {socket.id for socket in holder.sockets}
+        ids = holder.ids
         leaders = {found.pid for port in holder.ports if (found := leader(holder, holders, port))}
         tied = [
             group
             for group in groups
             if any(
                 other.pid in leaders
-                or ties & {socket.id for socket in other.sockets}
+                or ids & other.ids
                 or (any(p.pid == holder.pid for p in other.lineage) and other.ports & holder.ports)
                 for other in group
             )

@@ -7,7 +7,7 @@ signalled, and what they started follows them: workers that are signalled first 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from portfree._core.ancestry import named, roots, same
 from portfree._core.survey import Survey, Suspect, survey
@@ -65,7 +65,7 @@ class _Stopping:
         self.deadline = deadline
         self.approve = approve
         self.pins = pins
-        self.ids = {id_ for target in targets for id_ in target.ids}
+        self.ids = {id_ for target in targets for id_ in target.holder.ids}
         self.ports = {port for target in targets for port in target.holder.ports}
         self.started = system.now()
         self.kill_at = min(self.started + grace, deadline - _SETTLE)
@@ -91,7 +91,10 @@ class _Stopping:
                 if target.ended_after is None and not target.alive:
                     target.ended_after = now - self.started
             waiting = [target for target in self.targets if target.alive]
-            if not self._sockets_left() and not any(target.restarts for target in waiting):
+            left = True
+            with suppress(OSError):  # then nothing was seen to let go
+                left = any(socket.id in self.ids for socket in self.system.sockets(self.ports))
+            if not left and not any(target.restarts for target in waiting):
                 return
             # On a slow machine a look may take longer than a step: nothing ends before SIGKILL.
             tops = [target for target in waiting if target.root]
@@ -121,20 +124,15 @@ class _Stopping:
         for target in self.targets:
             target.lives = target.alive
         for target in pending:
-            let_go = target.ids and not self.system.holds(target.holder.pid, target.ids)
+            ids = target.holder.ids
+            let_go = ids and not self.system.holds(target.holder.pid, ids)
             if not target.lives or let_go:
                 target.ended_after = self.system.now() - self.started
-
-    def _sockets_left(self) -> bool:
-        try:
-            return any(socket.id in self.ids for socket in self.system.sockets(self.ports))
-        except OSError:
-            return True  # nothing was seen to let go
 
     def _signal_again(self) -> bool:
         """Look what holds the sockets now, and signal it; False if there is nothing that we may."""
         with survey(self.system, self.ports) as seen:
-            approved = [suspect for suspect in self.approve(seen) if suspect.ids & self.ids]
+            approved = [suspect for suspect in self.approve(seen) if suspect.holder.ids & self.ids]
             top = {holder.pid for holder in roots([suspect.holder for suspect in approved])}
             for suspect in approved:
                 if self.signal != "KILL" and suspect.holder.pid not in top:

@@ -56,11 +56,6 @@ class Suspect:
     def alive(self) -> bool:
         return self.pin is not None and self.pin.alive()
 
-    @property
-    def ids(self) -> set[Hashable]:
-        """The ids of its sockets."""
-        return {socket.id for socket in self.holder.sockets}
-
     def ending(self, *, polite: bool) -> Ending | None:
         """What became of it; None if nothing was done to it and it lives on.
 
@@ -96,7 +91,7 @@ class Survey:
 
     def unowned(self, port: Port) -> list[Socket]:
         """The sockets on a port that no holder was seen with."""
-        owned = {socket.id for holder in self.holders for socket in holder.sockets}
+        owned = {id_ for holder in self.holders for id_ in holder.ids}
         return [s for s in self.sockets if s.port == port and s.id not in owned]
 
     def __enter__(self) -> Survey:

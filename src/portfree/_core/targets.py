@@ -107,7 +107,8 @@ def _add_supervisor(
                 found.append(Suspect(above, pin, verdict, restarts=ports))
             return {}
     for other in seen.suspects:
-        if server.ids & other.ids or other.holder.descends_from(server.holder.process):
+        shares = server.holder.ids & other.holder.ids
+        if shares or other.holder.descends_from(server.holder.process):
             other.verdict = verdict
     return dict.fromkeys(ports, Note("restarted", f"started again by {name}", "stop that"))
 
@@ -126,8 +127,8 @@ def approver(targets: Sequence[Suspect], context: Context) -> Callable[[Survey],
 
     def approve(fresh: Survey) -> list[Suspect]:
         approved = list(filter(may, fresh.suspects))
-        others = {id_ for each in fresh.suspects if each not in approved for id_ in each.ids}
-        return [suspect for suspect in approved if suspect.ids.isdisjoint(others)]
+        others = {id_ for each in fresh.suspects if each not in approved for id_ in each.holder.ids}
+        return [suspect for suspect in approved if suspect.holder.ids.isdisjoint(others)]
 
     return approve
 

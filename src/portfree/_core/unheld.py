@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from portfree._core.ancestry import named
@@ -52,7 +53,10 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
         findings |= {p: _answered(system, p, a) for p, a in answers.items() if a != "in-use"}
         if not pending:
             return findings
-        using = _using(system, pending)
+        using = {}
+        with suppress(OSError):  # what cannot be listed is invisible
+            for socket in system.sockets(pending, connections=True):
+                using.setdefault(socket.port, []).append(socket)
         holding = {port: {s.id for s in found if s.holds} for port, found in using.items()}
         idle = (port for port, ids in holding.items() if not ids)
         usable = [port for port in idle if system.bind(port, reuse=True) == "free"]
@@ -67,17 +71,6 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
         findings[port] = Finding("busy", (note,))
     calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
     return findings | _with_connections(system, calm, usable=False)
-
-
-def _using(system: System, ports: Collection[Port]) -> dict[Port, list[Socket]]:
-    """The sockets that have these numbers at their own end, connections included."""
-    using: dict[Port, list[Socket]] = {}
-    try:
-        for socket in system.sockets(ports, connections=True):
-            using.setdefault(socket.port, []).append(socket)
-    except OSError:
-        return {}  # what cannot be listed is invisible
-    return using
 
 
 def _answered(system: System, port: Port, answer: Bind) -> Finding:

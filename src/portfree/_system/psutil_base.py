@@ -281,10 +281,8 @@ class _Id(NamedTuple):
 
 
 def _look_at_all(pids: Iterable[int], kind: str) -> tuple[dict[int, list[Socket]], int]:
-    """The sockets of these processes, and how many processes did not let us look.
-
-    Process by process, since psutil.net_connections() needs root on macOS, and names one of several
-    holders on Linux.
+    """The sockets of these processes, and how many did not let us look. Process by process, since
+    psutil.net_connections() needs root on macOS, and names one of several holders on Linux.
     """
     seen: dict[int, list[Socket]] = {}
     unreadable = 0

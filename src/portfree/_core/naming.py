@@ -41,42 +41,34 @@ def program(process: Process) -> str:
     ``python3 -m pytest`` is pytest, ``node /usr/bin/npm`` is npm, ``busybox sh`` is sh, and
     ``npm run dev`` (npm changes its title) is npm too. Without a command line, the kernel's name.
     """
-    return _program(process.argv, process.name)
+    return _called(process.argv, process.name)[0]
 
 
-@lru_cache(maxsize=4096)  # one look asks for the same few programs some hundred times
-def _program(argv: tuple[str, ...], kernels_name: str) -> str:
-    first, *rest = split_title(argv) or (kernels_name,)
-    name = plain_name(first)
-    if name == "busybox" and rest:
-        return plain_name(rest[0])
-    return _script(name, rest) or name if INTERPRETERS.fullmatch(name) else name
+def own_names(process: Process) -> frozenset[str]:
+    """The names of its executable, whatever that runs."""
+    return _called(process.argv, process.name)[1]
 
 
 def names(process: Process) -> frozenset[str]:
     """All names of a process: its program, its first word, and the kernel's name."""
-    return _names(process.argv, process.name)
+    return _called(process.argv, process.name)[2]
 
 
-@lru_cache(maxsize=4096)
-def _names(argv: tuple[str, ...], kernels_name: str) -> frozenset[str]:
-    every = {_program(argv, kernels_name), plain_name(kernels_name)}
-    return _executable(argv, kernels_name) | every
-
-
-@lru_cache(maxsize=4096)
-def _executable(argv: tuple[str, ...], kernels_name: str) -> frozenset[str]:
-    """The names of the executable, whatever it runs: a script may be called like a part of the
-    system (services.py, init.py), and the kernel's name of one with a #! line is the script's.
-    """
-    first = {plain_name(word) for word in split_title(argv)[:1]}
-    if any(each in SHELLS or each == "busybox" or INTERPRETERS.fullmatch(each) for each in first):
-        return frozenset(first)
-    return frozenset({*first, plain_name(kernels_name)})
-
-
-def own_names(process: Process) -> frozenset[str]:
-    return _executable(process.argv, process.name)
+@lru_cache(maxsize=4096)  # one look asks for the same few programs some hundred times
+def _called(argv: tuple[str, ...], kernels_name: str) -> tuple[str, frozenset[str], frozenset[str]]:
+    first, *rest = split_title(argv) or (kernels_name,)
+    name, kernels = plain_name(first), plain_name(kernels_name)
+    interpreter = INTERPRETERS.fullmatch(name) is not None
+    runs = name
+    if name == "busybox" and rest:
+        runs = plain_name(rest[0])
+    elif interpreter:
+        runs = _script(name, rest) or name
+    # A script may be called like a part of the system (services.py, init.py), and the kernel's name
+    # of one with a #! line is the script's.
+    script = interpreter or name == "busybox" or name in SHELLS
+    own = frozenset({name} if script else {name, kernels})
+    return runs, own, own | {runs, kernels}
 
 
 def split_title(argv: tuple[str, ...]) -> tuple[str, ...]:

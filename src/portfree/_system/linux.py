@@ -137,7 +137,8 @@ class LinuxSystem(CommonSystem):
         if stat.ended and not stat.zombie:
             # A main thread that has ended takes these along as well.
             folder = self._living_thread(pid) or folder
-        given, cgroup = proc.given(folder), proc.text(f"{folder}/cgroup")
+        argv, marks, environment, complete = proc.given(folder)
+        cgroup = proc.text(f"{folder}/cgroup")
         container = proc.container(cgroup)
         foreign = depth > self._own_depth or container != self._own_container
         running_for = time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start / proc.TICKS
@@ -146,7 +147,7 @@ class LinuxSystem(CommonSystem):
             ppid=stat.ppid,
             start=stat.start,
             name=stat.name,
-            argv=given.argv,
+            argv=argv,
             owner=owner,
             started=time.time() - running_for,
             cwd=proc.directory(f"{folder}/cwd"),
@@ -154,12 +155,12 @@ class LinuxSystem(CommonSystem):
             terminal=stat.terminal,
             foreground=stat.foreground,
             zombie=stat.zombie,
-            marks=given.marks,
-            environment=given.environment,
+            marks=marks,
+            environment=environment,
             forked=stat.forked,
             stopped=stat.stopped,
             running=stat.running,
-            complete=given.complete,
+            complete=complete,
             unit=proc.unit(cgroup),
             container=(container or "?") if foreign else None,
             control_group=cgroup or None,

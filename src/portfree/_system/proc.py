@@ -83,16 +83,8 @@ def _terminal(device: int) -> str | None:
     return f"terminal {major}:{minor}" if device else None
 
 
-class Given(NamedTuple):
-    """What a process was started with."""
-
-    argv: tuple[str, ...]
-    marks: dict[str, str]
-    environment: Environment
-    complete: bool
-
-
-def given(folder: str) -> Given:
+def given(folder: str) -> tuple[tuple[str, ...], dict[str, str], Environment, bool]:
+    """What a process was started with: `argv`, `marks`, `environment`, `complete` of `Process`."""
     argv, environ = read(f"{folder}/cmdline"), read(f"{folder}/environ")
     # Programs that set their title (setproctitle, nginx) overwrite argv with one text and pad it.
     words = (argv or b"").rstrip(b"\0")
@@ -102,13 +94,10 @@ def given(folder: str) -> Given:
         # A title that is longer than the old command line runs on into the environment, and may
         # leave some of it behind: the environment that a process was given begins with a variable.
         state = "read" if _VARIABLE.match(environ) else "wiped"
-    return Given(
-        argv=tuple(map(os.fsdecode, words.split(b"\0"))) if words else (),
-        marks=kept((name, value) for name, _, value in (v.partition("=") for v in variables)),
-        environment=state,
-        # Only a process that is just ending has neither: some kernels show nothing then.
-        complete=None not in (argv, environ) and bool(argv or environ),
-    )
+    marks = kept((name, value) for name, _, value in (v.partition("=") for v in variables))
+    # Only a process that is just ending has neither: some kernels show nothing then.
+    complete = None not in (argv, environ) and bool(argv or environ)
+    return tuple(map(os.fsdecode, words.split(b"\0"))) if words else (), marks, state, complete
 
 
 def identity(folder: str) -> tuple[int | None, int]:

@@ -296,12 +296,11 @@ def is_test_runner(process: Process) -> bool:
     if name in _RUNNERS_BY_COMMAND:
         return "test" in words
     # One inside of another: coverage run -m pytest, python -m debugpy --listen 5678 -m pytest.
-    python = words and PYTHON.fullmatch(plain_name(words[0]))
-    inside = {
-        plain_name(word)
-        for option, word in pairwise(words)
-        if name == "coverage" or (python and option == "-m")
-    }
+    inside = set()
+    if name == "coverage":
+        inside = set(map(plain_name, words))
+    elif words and PYTHON.fullmatch(plain_name(words[0])):
+        inside = {plain_name(word) for option, word in pairwise(words) if option == "-m"}
     return bool(inside & (_TEST_RUNNERS | _RUNNERS_BY_COMMAND))
 
 

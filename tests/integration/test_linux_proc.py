@@ -17,7 +17,7 @@ if sys.platform != "linux":
 
 from portfree._system import proc as proc_files
 from portfree._system.interface import Owners, Process
-from portfree._system.linux import LinuxSystem, _TicksPin
+from portfree._system.linux import LinuxSystem, _Pin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,7 +134,7 @@ def test_a_zombie_is_dead_if_no_thread_lives(
 ) -> None:
     proc.add(77, state=state, threads=threads)
     assert read(proc).zombie == zombie
-    pin = _TicksPin(77, f"{proc.root}/77/stat", 4711)
+    pin = _Pin(77, f"{proc.root}/77/stat", 4711)
     assert pin.alive() != zombie
 
 

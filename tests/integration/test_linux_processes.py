@@ -210,14 +210,14 @@ def test_such_a_pin_does_not_reach_a_recycled_pid(
     system, child = LinuxSystem(), spawn()
     ready(child)
     path = f"/proc/{child.pid}/stat"
-    stale = linux._TicksPin(child.pid, path, 1)
+    stale = linux._Pin(child.pid, path, 1)
     assert not stale.alive()
     assert not stale.send("KILL")
     assert child.poll() is None
     # And if it ends between the look and the signal, there is nobody to reach.
     process = system.process(child.pid)
     assert process is not None
-    racing = linux._TicksPin(child.pid, path, process.start)
+    racing = linux._Pin(child.pid, path, process.start)
     assert racing.alive()
 
     def gone(pid: int, _: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
@@ -87,6 +87,11 @@ class Holder(NamedTuple):
         return self.process.pid
 
     @property
+    def ids(self) -> frozenset[Hashable]:
+        """The ids of its sockets."""
+        return frozenset(socket.id for socket in self.sockets)
+
+    @property
     def ports(self) -> frozenset[Port]:
         return frozenset(socket.port for socket in self.sockets)
 
@@ -140,11 +145,8 @@ def launcher(holder: Holder) -> Launcher | None:
     made = {
         child.terminal
         for child, parent in pairwise(holder.upward())
-        if child.terminal
-        and child.leads_session
-        and programs.is_pty_maker(parent)
-        and child.terminal != parent.terminal
-        and not programs.is_interactive_shell(child)
+        if child.leads_session and child.terminal not in (None, parent.terminal)
+        if programs.is_pty_maker(parent) and not programs.is_interactive_shell(child)
     }
     child = holder.process
     if leads_terminal(child) and child.terminal not in made:
@@ -170,9 +172,8 @@ def launcher(holder: Holder) -> Launcher | None:
 
 
 def supervisors(holder: Holder) -> list[Process]:
-    """The processes that may restart the holder when it ends: its parent, and on past wrappers.
-
-    Not a person's shell at a terminal, and not a process that merely adopted it.
+    """The processes that may restart the holder when it ends: its parent, and on past wrappers. Not
+    a person's shell at a terminal, and not a process that merely adopted it.
     """
     found: list[Process] = []
     child = holder.process
@@ -205,10 +206,8 @@ def bearer(holder: Holder, mark: str) -> int | None:
 
 
 def was_left(holder: Holder, mark: str) -> bool:
-    """Whether all that gave the holder this mark have ended and left it behind.
-
-    The topmost process with the same value was adopted: so its own parent, which set the mark, has
-    ended.
+    """Whether all that gave the holder this mark have ended and left it behind: the topmost process
+    with the same value was adopted, so its own parent, which set the mark, has ended.
     """
     top = bearer(holder, mark)
     if top is None:
@@ -233,26 +232,23 @@ def was_left(holder: Holder, mark: str) -> bool:
 
 def left_at(holder: Holder, top: int) -> bool:
     """Whether the process at this place in the chain was adopted, and no person uses what is below.
-
-    Multiplexers, editors and terminals are adopted too, but they live on and hand their environment
-    to strangers: with one of them on the way nothing is proved.
+    Multiplexers, editors and terminals are adopted too, but live on and hand their environment to
+    strangers: with one of them on the way nothing is proved.
     """
     chain = list(holder.upward())
     if is_interactive(chain[: top + 1]):
         return False
     # What was only forked from a runner is no runner, and ends with it.
-    while (
-        top + 1 < len(chain) and is_copy(chain[top + 1]) and not programs.is_multiplexer(chain[top])
-    ):
+    for child, parent in pairwise(chain[top:]):
+        if not is_copy(parent) or programs.is_multiplexer(child):
+            break
         top += 1
     return is_adopted(holder, top)
 
 
 def is_interactive(chain: Sequence[Process]) -> bool:
-    """Whether a person may sit at one of these processes, child first.
-
-    Nobody sits at a terminal that the topmost process, or one above it, has made for what it
-    started, unless a shell there waits for input.
+    """Whether a person may sit at one of these processes, child first. Nobody sits at a terminal
+    that the topmost one, or one above it, has made for what it started, but at a shell's input.
     """
     *below, top = chain
     return (
@@ -267,9 +263,8 @@ def is_copy(process: Process) -> bool:
     """Whether it only looks like a test runner: it was forked from one, and has executed no program
     since (multiprocessing, os.fork(), pytest-forked).
     """
-    return process.forked is True and (
-        programs.is_test_runner(process) or programs.is_ci_agent(process)
-    )
+    forked = process.forked is True
+    return forked and (programs.is_test_runner(process) or programs.is_ci_agent(process))
 
 
 def is_adopted(holder: Holder, at: int) -> bool:
@@ -281,9 +276,9 @@ def is_adopted(holder: Holder, at: int) -> bool:
 def roots(holders: Collection[Holder]) -> list[Holder]:
     """The holders that on one of their ports have no ancestor that holds it too."""
     return [
-        holder
-        for holder in holders
-        if not holder.sockets or any(leader(holder, holders, port) is None for port in holder.ports)
+        each
+        for each in holders
+        if not each.sockets or any(leader(each, holders, port) is None for port in each.ports)
     ]
 
 
@@ -295,12 +290,10 @@ def leader(holder: Holder, holders: Collection[Holder], port: Port) -> Holder | 
 
 def leads_terminal(process: Process) -> bool:
     """Whether a person may sit at its terminal: it leads the session that the terminal belongs to,
-    or does not tell its session.
+    or does not tell its session. The kernel takes the terminal from all when the leader ends
+    (credentials(7)), so one that has it is alive.
     """
-    # The kernel takes the terminal from all when the session's leader ends (credentials(7)), so a
-    # leader that has one is alive.
-    leads = process.session is None or process.leads_session
-    return leads and process.terminal is not None
+    return process.terminal is not None and process.session in (None, process.pid)
 
 
 def _adopts(process: Process, child: Process) -> bool:

@@ -1,7 +1,5 @@
-"""Which container is behind a published port, or around a process, asked of its engine.
-
-A container engine opens the port on the host and passes on what comes in: the process that holds it
-tells nothing but the port. Docker and Podman know the rest, through the same command line.
+"""Which container is behind a published port, or around a process, asked of its engine: the process
+that holds the port for it tells nothing but that. Docker and Podman have the same command line.
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ from portfree._core import programs
 from portfree._system.interface import Process, System
 from portfree.model import Port
 
-# Seconds. Engines that are stuck must not hold up a test run, however many ports they publish;
-# asked locally, one answers in some 50 ms.
+# Seconds: a stuck engine must not hold up a test run. Asked locally, one answers in some 50 ms.
 _PATIENCE = 1.0
 
 _COMPOSE = '{{.Label "com.docker.compose.project"}}'
@@ -41,10 +38,8 @@ class _Container(NamedTuple):
     def publishes(self, address: str, port: Port) -> bool:
         # An IPv6 address stands in brackets or, in older versions, as it is.
         starts = (f"{address}:{port.number}->", f"[{address}]:{port.number}->")
-        published = self.ports.split(", ")
-        return any(
-            each.startswith(starts) and each.endswith(f"/{port.protocol}") for each in published
-        )
+        every, end = self.ports.split(", "), f"/{port.protocol}"
+        return any(each.startswith(starts) and each.endswith(end) for each in every)
 
 
 class _Engines:
@@ -57,19 +52,17 @@ class _Engines:
 
     def ask(self, engine: str, which: str) -> Sequence[_Container] | None:
         """The containers that match; None if the engine does not say."""
-        if (engine, which) not in self._answers:
-            if self._left <= 0:
-                return None
+        if (engine, which) not in self._answers and self._left > 0:
             began = self._system.now()
             command = [engine, "ps", "--no-trunc", "--filter", which, "--format", _FORMAT]
             told = self._system.output(command, self._left)
             self._left -= self._system.now() - began
-            found = None
             if told is not None and "\N{REPLACEMENT CHARACTER}" not in told:  # it is text
                 lines = filter(str.strip, told.splitlines())
-                found = [_Container(*line.split("\t")[:4]) for line in lines]
-            self._answers[engine, which] = found
-        return self._answers[engine, which]
+                self._answers[engine, which] = [_Container(*row.split("\t")[:4]) for row in lines]
+            else:
+                self._answers[engine, which] = None
+        return self._answers.get((engine, which))
 
 
 _engines = lru_cache(maxsize=2)(_Engines)  # a system lasts as long as a call, or a run
@@ -81,6 +74,7 @@ def behind(system: System, process: Process, port: Port) -> str | None:
     the one that published the port knows no such container any more.
     """
     engines = _engines(cast("Hashable", system))
+    found: Sequence[_Container] = ()
     if programs.is_container_engine(process):
         engine = "podman" if programs.is_podman(process) else "docker"
         answer = engines.ask(engine, f"publish={port}")
@@ -90,8 +84,6 @@ def behind(system: System, process: Process, port: Port) -> str | None:
     elif process.container and _ID.fullmatch(process.container):
         which = f"id={process.container}"
         found = engines.ask("docker", which) or engines.ask("podman", which) or ()
-    else:
-        return ""
     if len(found) > 1:  # each of them has the port on an address of its own
         address, _ = programs.published(process) or ("", "")
         found = [container for container in found if container.publishes(address, port)]

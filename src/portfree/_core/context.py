@@ -111,8 +111,5 @@ class Context(NamedTuple):
         """A directory as messages name it."""
         if path is None:
             return "a directory that cannot be read"
-        if self.home and (
-            path == self.home or path.startswith((f"{self.home}/", f"{self.home}\\"))
-        ):
-            return "~" + path[len(self.home) :]
-        return path
+        below = path.removeprefix(self.home)
+        return f"~{below}" if self.home and below != path and below[:1] in "/\\" else path

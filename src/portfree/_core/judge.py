@@ -12,7 +12,6 @@ from portfree.model import Verdict
 
 
 def judge(holder: Holder, context: Context) -> Verdict:
-    """The verdict on one holder."""
     holder = with_origin(holder, context)
     return next(verdict for rule in RULES if (verdict := rule(holder, context)))
 
@@ -23,10 +22,8 @@ def with_origin(holder: Holder, context: Context) -> Holder:
 
 
 def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]:
-    """The verdict on each of the holders, by pid.
-
-    Root holders are judged, and all that share their sockets take their verdict. If one of a group
-    is kept, all are: a signal to one can break the others.
+    """The verdicts by pid. Root holders are judged, and all that share their sockets take their
+    verdict. If one of a group is kept, all are: a signal to one can break the others.
     """
     verdicts: dict[int, Verdict] = {}
     for group in _groups(holders):
@@ -37,12 +34,11 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
                 judged[holder.pid] = verdict
         deciding = {pid: each for pid, each in judged.items() if each.action == "keep"} or judged
         first = next(holder for holder in group if holder.pid in deciding)
-        ids = {socket.id for socket in first.sockets}
         for holder in group:
             if holder.pid in deciding:
                 verdicts[holder.pid] = deciding[holder.pid]
                 continue
-            shares = any(socket.id in ids for socket in holder.sockets)
+            shares = first.ids & holder.ids
             tie = "shares the socket of" if shares else "belongs to the same server as"
             reason = f"{tie} {named(first.process)}: {deciding[first.pid].reason}"
             verdicts[holder.pid] = deciding[first.pid]._replace(reason=reason)
@@ -65,19 +61,17 @@ def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict |
 
 
 def _groups(holders: Sequence[Holder]) -> list[list[Holder]]:
-    """The holders in groups with one fate: they share a socket, or one is the other's ancestor on
-    the same port.
-    """
+    """The holders that share a socket, or of which one is another's ancestor on the same port."""
     groups: list[list[Holder]] = []
     for holder in holders:
-        ties = {socket.id for socket in holder.sockets}
+        ids = holder.ids
         leaders = {found.pid for port in holder.ports if (found := leader(holder, holders, port))}
         tied = [
             group
             for group in groups
             if any(
                 other.pid in leaders
-                or ties & {socket.id for socket in other.sockets}
+                or ids & other.ids
                 or (any(p.pid == holder.pid for p in other.lineage) and other.ports & holder.ports)
                 for other in group
             )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import PurePath
 
 from portfree._core import run_id
 from portfree._core.ancestry import Holder
 from portfree._core.context import Context
-from portfree._system.interface import MARKS, XDIST_WORKER, Process
+from portfree._system.interface import KEEP, MARKS, XDIST_WORKER
 
 OF_RUNNERS = tuple(mark for mark in MARKS if mark != run_id.RUN_ID)
 """The marks that test runners set, not portfree."""
@@ -28,47 +27,35 @@ def is_of_ending_run(holder: Holder, context: Context) -> bool:
 
 def birth(holder: Holder) -> str:
     """Where it was born, as its environment tells: a test, a nox session or a tox environment."""
-    if holder.test:
-        return f"started in {holder.test}"
-    if session := holder.mark("NOX_CURRENT_SESSION"):
-        return f"started in nox session {session}"
-    if place := holder.mark("TOX_ENV_DIR"):
-        return f"started in tox environment {PurePath(place).name}"
-    return ""
+    place = holder.test
+    if not place and (session := holder.mark("NOX_CURRENT_SESSION")):
+        place = f"nox session {session}"
+    elif not place and (folder := holder.mark("TOX_ENV_DIR")):
+        place = f"tox environment {PurePath(folder).name}"
+    return f"started in {place}" if place else ""
 
 
 def may_be_for_this_run(holder: Holder, context: Context) -> bool:
-    """Whether we may have started it for the run that is about to begin: a conftest.py, for
-    example, has daemonised it while it was imported.
-    """
+    """Whether we may have started it for the run that begins, as a conftest.py that is imported."""
     if (holder.origin and holder.origin.ours) or holder.descends_from(context.caller):
         return True
     process, caller = holder.process, context.caller
     # A process hands its control group on.
-    apart = (
-        process.control_group is not None
-        and caller.control_group is not None
-        and process.control_group != caller.control_group
-    )
+    groups = {process.control_group, caller.control_group} - {None}
     born = any(map(holder.mark, OF_RUNNERS)) or process.environment == "wiped"
-    return born and process.start >= caller.start and not apart
+    return born and process.start >= caller.start and len(groups) < 2
 
 
 def asks_to_stay(holder: Holder, context: Context) -> str:
     """The variable by which it asks to be left running, as one writes it; empty if none."""
-    if holder.mark("PORTFREE_KEEP") == "1":
-        return "PORTFREE_KEEP=1"
-    for name in ("BUILD_ID", "JENKINS_NODE_COOKIE"):
-        if holder.mark(name) == "dontKillMe":
-            return f"{name}=dontKillMe"
-
-    def untracked(processes: Iterable[Process]) -> bool:
-        return any(process.marks.get("RUNNER_TRACKING_ID") == "" for process in processes)
-
+    for name in KEEP:
+        asks = "1" if name == "PORTFREE_KEEP" else "dontKillMe"
+        if holder.mark(name) == asks:
+            return f"{name}={asks}"
+    its = [process.marks.get("RUNNER_TRACKING_ID") for process in holder.upward()]
+    ours = [process.marks.get("RUNNER_TRACKING_ID") for process in context.ours]
     # Where ours is empty as well, as in every step of nektos/act, that asks for nothing.
-    if untracked(holder.upward()) and not untracked(context.ours):
-        return "an empty RUNNER_TRACKING_ID"
-    return ""
+    return "an empty RUNNER_TRACKING_ID" if "" in its and "" not in ours else ""
 
 
 def is_siblings(holder: Holder, context: Context) -> bool:
@@ -76,15 +63,11 @@ def is_siblings(holder: Holder, context: Context) -> bool:
     controller = context.xdist_controller
     if controller is None or holder.descends_from(context.caller):
         return False
-    if holder.descends_from(controller):
-        return True
     # A worker's server that became a daemon descends from no worker, but bears the worker's name.
     # What is older than our controller, or was born in another run, comes from other workers.
-    return (
-        holder.mark(XDIST_WORKER) not in ("", context.caller.marks[XDIST_WORKER])
-        and controller.start <= holder.process.start
-        and not foreign_runs(holder, context)
-    )
+    others = holder.mark(XDIST_WORKER) not in ("", context.caller.marks[XDIST_WORKER])
+    younger = controller.start <= holder.process.start and not foreign_runs(holder, context)
+    return holder.descends_from(controller) or (others and younger)
 
 
 def foreign_runs(holder: Holder, context: Context) -> tuple[str, ...]:

@@ -26,12 +26,10 @@ PYTHON = re.compile(r"(?:python|pypy).*")
 _PYTHON_MODULE = re.compile(r"-[bBdEhiIOPqRsSuvVx]*m(.*)")
 _PYTHON_CODE = re.compile(r"-[bBdEhiIOPqRsSuvVx]*c.*", re.DOTALL)
 # Of Python, node and Java.
-_OPTIONS_WITH_VALUE = word_set(
-    """
+_OPTIONS_WITH_VALUE = word_set("""
     -W -X --check-hash-based-pycs -r --require --import --loader --experimental-loader
     --env-file -C -cp -classpath --class-path --add-opens --add-exports
-    """
-)
+""")
 _JS_COMMANDS = word_set("run x task test serve exec")
 _TITLE_WORDS = re.compile(r"[^\s()\[\]]+")
 _ENDINGS = (".exe", ".py", ".pyz", ".js", ".cjs", ".mjs", ".rb", ".pl", ".cmd", ".bat")
@@ -43,46 +41,34 @@ def program(process: Process) -> str:
     ``python3 -m pytest`` is pytest, ``node /usr/bin/npm`` is npm, ``busybox sh`` is sh, and
     ``npm run dev`` (npm changes its title) is npm too. Without a command line, the kernel's name.
     """
-    return _program(process.argv, process.name)
+    return _called(process.argv, process.name)[0]
 
 
-@lru_cache(maxsize=4096)  # one look asks for the same few programs some hundred times
-def _program(argv: tuple[str, ...], kernels_name: str) -> str:
-    first, *rest = split_title(argv) or (kernels_name,)
-    name = plain_name(first)
-    if name == "busybox" and rest:
-        return plain_name(rest[0])
-    return _script(name, rest) or name if INTERPRETERS.fullmatch(name) else name
+def own_names(process: Process) -> frozenset[str]:
+    """The names of its executable, whatever that runs."""
+    return _called(process.argv, process.name)[1]
 
 
 def names(process: Process) -> frozenset[str]:
     """All names of a process: its program, its first word, and the kernel's name."""
-    return _names(process.argv, process.name)
+    return _called(process.argv, process.name)[2]
 
 
-@lru_cache(maxsize=4096)
-def _names(argv: tuple[str, ...], kernels_name: str) -> frozenset[str]:
-    return _executable(argv, kernels_name) | {
-        _program(argv, kernels_name),
-        plain_name(kernels_name),
-    }
-
-
-@lru_cache(maxsize=4096)
-def _executable(argv: tuple[str, ...], kernels_name: str) -> frozenset[str]:
-    """The names of the executable, whatever it runs.
-
-    A script may well have the name of a part of the system, such as services.py, or init.py, which
-    looks after what it starts. The kernel's name of a script with a #! line is the script's.
-    """
-    first = {plain_name(word) for word in split_title(argv)[:1]}
-    if any(each in SHELLS or each == "busybox" or INTERPRETERS.fullmatch(each) for each in first):
-        return frozenset(first)
-    return frozenset({*first, plain_name(kernels_name)})
-
-
-def own_names(process: Process) -> frozenset[str]:
-    return _executable(process.argv, process.name)
+@lru_cache(maxsize=4096)  # one look asks for the same few programs some hundred times
+def _called(argv: tuple[str, ...], kernels_name: str) -> tuple[str, frozenset[str], frozenset[str]]:
+    first, *rest = split_title(argv) or (kernels_name,)
+    name, kernels = plain_name(first), plain_name(kernels_name)
+    interpreter = INTERPRETERS.fullmatch(name) is not None
+    runs = name
+    if name == "busybox" and rest:
+        runs = plain_name(rest[0])
+    elif interpreter:
+        runs = _script(name, rest) or name
+    # A script may be called like a part of the system (services.py, init.py), and the kernel's name
+    # of one with a #! line is the script's.
+    script = interpreter or name == "busybox" or name in SHELLS
+    own = frozenset({name} if script else {name, kernels})
+    return runs, own, own | {runs, kernels}
 
 
 def split_title(argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -101,10 +87,10 @@ def split_title(argv: tuple[str, ...]) -> tuple[str, ...]:
 def _script(interpreter: str, words: Sequence[str]) -> str:
     """What an interpreter runs: the module after ``-m``, the file after ``-jar``, or the script."""
     python = PYTHON.fullmatch(interpreter) is not None
-    if interpreter in ("bun", "deno"):
-        first, *files = [word for word in words if not word.startswith("-")] or [""]
-        if first in _JS_COMMANDS:  # bun run dev, deno task dev, but also bun run server.ts
-            return plain_name(files[0]) if files and re.search(r"[./\\]", files[0]) else ""
+    first, *files = [word for word in words if not word.startswith("-")] or [""]
+    if interpreter in ("bun", "deno") and first in _JS_COMMANDS:
+        # bun run dev, deno task dev, but also bun run server.ts
+        return plain_name(files[0]) if files and re.search(r"[./\\]", files[0]) else ""
     rest = iter(words)
     for word in rest:
         module = _PYTHON_MODULE.fullmatch(word) if python else None

@@ -12,21 +12,18 @@ from portfree._system.interface import CI_JOB_IDS, Process
 
 def is_runner(process: Process) -> bool:
     """Whether it is a test runner or a CI agent, and not merely forked from one."""
-    return process.forked is not True and (
-        programs.is_test_runner(process) or programs.is_ci_agent(process)
-    )
+    executed = process.forked is not True
+    return executed and (programs.is_test_runner(process) or programs.is_ci_agent(process))
+
+
+def is_agent(process: Process) -> bool:
+    return process.forked is not True and programs.is_ci_agent(process)
 
 
 def other_job(holder: Holder, context: Context) -> str:
-    """The CI job, not ours, that a holder was born in, if that job may go on; else empty.
-
-    A job has ended if no process below a CI agent carries its id, and no agent is at work except
-    our own ancestors.
+    """The CI job, not ours, that a holder was born in, if that job may go on; else empty. It has
+    ended if no process below a CI agent carries its id, and no agent but our ancestors is at work.
     """
-
-    def is_agent(process: Process) -> bool:
-        return is_runner(process) and programs.is_ci_agent(process)
-
     for variable in CI_JOB_IDS:
         job = holder.mark(variable)
         if job and job != context.jobs.get(variable):
@@ -53,9 +50,7 @@ def may_have_started(near: Neighbour, holder: Holder) -> bool:
 
 
 def may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
-    """Whether *forked*, the holder or its ancestor, may be a fork of a neighbour; False only if it
-    certainly is not.
-    """
+    """Whether *forked*, the holder or its ancestor, may be a fork of it; False only if certain."""
     original = near.process
     if original.forked is True or original.start > forked.start:
         return False
@@ -68,8 +63,7 @@ def may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
             alike = programs.is_test_runner(original) and is_copy(forked)
         if not (titled and alike):
             return False
-    readable = all(p.environment == "read" and p.complete for p in (original, forked))
-    if readable and original.marks != forked.marks:
+    if original.readable and forked.readable and original.marks != forked.marks:
         return False
     # Where an ancestor works is not read, and what it has started may have gone elsewhere.
     if forked.pid == holder.pid and not _may_share_a_project(near, holder):
@@ -78,13 +72,9 @@ def may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
         return False
     # A session that neither the fork nor another fork has made was inherited from the original.
     leader = holder.leader
-    inherited = (
-        leader is not None
-        and leader.pid == forked.session
-        and leader.forked is False
-        and leader.argv != forked.argv
-    )
-    return not inherited or original.session in (None, forked.session)
+    if leader is None or leader.pid != forked.session or original.session in (None, forked.session):
+        return True
+    return leader.forked is not False or leader.argv == forked.argv
 
 
 def _may_be_of(runner: Process, child: Process) -> bool:

@@ -1,11 +1,9 @@
 """Which run a holder was born in, what proves it, and whether that run goes on. Pure.
 
-An environment alone is too weak a witness: servers wipe theirs, tests drop it, and a fork has that
-of the process it was forked from. So there are seven kinds of evidence, one function each, and the
-first that finds something gives the origin. The rules read the origin alone, and no mark.
-
-``live`` means that the run may go on. ``ended`` must be proved: whatever could still be at work was
-looked for, and cannot be.
+An environment alone proves too little: servers wipe theirs, tests drop it, and a fork has that of
+the process it was forked from. So there are seven kinds of evidence, one function each, and the
+first that finds something gives the origin. ``live`` means that the run may go on. ``ended`` must
+be proved: whatever could still be at work was looked for, and cannot be.
 """
 
 from __future__ import annotations
@@ -37,7 +35,13 @@ from portfree._core.marks import (
     may_be_for_this_run,
     runs,
 )
-from portfree._core.neighbours import is_runner, may_be_original, may_have_started, other_job
+from portfree._core.neighbours import (
+    is_agent,
+    is_runner,
+    may_be_original,
+    may_have_started,
+    other_job,
+)
 from portfree._system.interface import XDIST_WORKER, Process
 
 Evidence = Literal["descent", "id", "mark", "copy", "folder", "arrival", "unreadable"]
@@ -46,6 +50,9 @@ State = Literal["live", "ended", "unknown"]
 # The next session takes one that is older than this for dead, and removes its lock and, later, its
 # folder (LOCK_TIMEOUT in pytest's _pytest/pathlib.py). In seconds.
 _LOCKS_LAST = 3 * 86_400
+
+
+_RUN_ENDED = "the run that started it has ended"
 
 
 class Origin(NamedTuple):
@@ -65,6 +72,9 @@ class Origin(NamedTuple):
     """What proves that the run has ended, in words."""
     ours: bool = False
     """Whether it is the run that is being ended, or the caller's own."""
+
+
+_Look = Callable[[Holder, Context], Origin | None]
 
 
 def origin_of(holder: Holder, context: Context) -> Origin | None:
@@ -114,7 +124,7 @@ def id_(holder: Holder, context: Context) -> Origin | None:
         ):
             return live
         run = f"portfree's run of pid {inner.split('.')[0]}"
-        return Origin("id", "ended", run, inner, why=_why_ended(holder))
+        return Origin("id", "ended", run, inner, why=birth(holder) or _RUN_ENDED)
     # A hook acts for one run: what belongs to the live run around that (pytest in pytest) is used.
     elements = runs(holder)
     if context.phase != "call" and elements and not foreign and elements[-1] in holder.live_runs:
@@ -124,13 +134,20 @@ def id_(holder: Holder, context: Context) -> Origin | None:
 
 def mark(holder: Holder, context: Context) -> Origin | None:
     """Another mark, of a test runner or a CI job."""
-    if surrounding := _surrounding(holder, context):
-        return surrounding
+    if context.phase != "call" and not runs(holder):
+        # For a hook, the live run around its own. Where one run surrounds another in the same
+        # process, descent does not tell them apart.
+        if context.surrounded_here and may_be_for_this_run(holder, context):
+            return Origin("descent", "live", named(context.caller), runner=context.caller)
+        # A conftest.py that is imported before a run begins gives its servers no id.
+        early = holder.mark("PYTEST_VERSION") and not holder.test
+        for process in filter(programs.is_pytest, context.lineage if early else ()):
+            if process.start <= holder.process.start < context.caller.start:
+                return Origin("mark", "live", named(process), runner=process)
     if job := other_job(holder, context):
         return Origin("mark", "live", f"another CI job ({job})")
     # A foreign id tells which run it was, and that it has ended.
-    told = bool(foreign_runs(holder, context))
-    if not told and any(map(holder.mark, OF_RUNNERS)):
+    if not foreign_runs(holder, context) and any(map(holder.mark, OF_RUNNERS)):
         if found := _by_neighbours("mark", holder, context):
             return found
         # A fork of another worker of our xdist controller has no worker's name.
@@ -144,7 +161,7 @@ def mark(holder: Holder, context: Context) -> Origin | None:
             return live
         runners = {"NOX": "nox", "TOX": "tox", "NEXTEST": "cargo-nextest"}
         run = runners.get(born_in[-1].split("_")[0], "pytest")
-        return Origin("mark", "ended", run, why=_why_ended(holder))
+        return Origin("mark", "ended", run, why=birth(holder) or _RUN_ENDED)
     if setter := next((p for name in born_in if (p := _setter(holder, name, context))), None):
         return _in_use("mark", _in_lineage(holder, setter))
     return None
@@ -152,15 +169,23 @@ def mark(holder: Holder, context: Context) -> Origin | None:
 
 def copy(holder: Holder, context: Context) -> Origin | None:
     """It, or an ancestor, was forked from a test runner and has executed no program since: it has
-    the runner's command line and environment, in which no mark is.
-
-    Live while an older process of the same user with the same command line, which did execute it,
-    lives; where the copy has not moved, in the same session and project.
+    the runner's command line and environment, in which no mark is. Live while an older process of
+    the same user with that command line lives that did execute it; where the copy has not moved, in
+    the same session and project.
     """
     chain = list(holder.upward())
     at = next((at for at, process in enumerate(chain) if is_copy(process)), None)
     if at is None:
-        return _copy_of_a_script(holder, context)
+        # A program on no list (``python run_tests.py``) with a live launcher is as good. What a
+        # person types in a shell is no run. That such a program is one is a guess, which must not
+        # stand against a caller that asks for its own.
+        script = holder.process
+        typed = programs.is_interactive_shell(script) or context.scope != "orphans"
+        if script.forked is True and is_adopted(holder, 0) and not typed:
+            for near in context.neighbours:
+                if not near.alone and may_be_original(near, holder, script):
+                    return _in_use("copy", near)
+        return None
     for near in context.neighbours:
         if may_be_original(near, holder, chain[at]):
             return _in_use("copy", near)
@@ -184,11 +209,8 @@ def folder(holder: Holder, context: Context) -> Origin | None:
     if found is None:
         return None
     # Of the processes that work there, the topmost one was adopted.
-    inside = [
-        at
-        for at, process in enumerate(holder.upward())
-        if process.cwd is not None and PurePath(process.cwd).is_relative_to(found.path)
-    ]
+    at_work = enumerate(PurePath(p.cwd) if p.cwd else None for p in holder.upward())
+    inside = [at for at, cwd in at_work if cwd and cwd.is_relative_to(found.path)]
     left = bool(inside) and left_at(holder, max(inside))
     if not left and _is_seated(holder):
         return None  # a person has gone there to have a look
@@ -207,8 +229,7 @@ def folder(holder: Holder, context: Context) -> Origin | None:
             return live
     if not left:
         return None
-    place = PurePath(found.path).name
-    test = found.test(holder.process.cwd)
+    place, test = PurePath(found.path).name, found.test(holder.process.cwd)
     where = f"folder of {test}," if test else f"folder {place}"
     why = f"it runs in the temporary {where} of a pytest that has ended"
     return Origin("folder", "ended", f"pytest, {place}", why=why)
@@ -244,23 +265,13 @@ def unreadable(holder: Holder, context: Context) -> Origin | None:
     """Its environment cannot be read, or was wiped: then any live test runner may have started it
     that is older, of the same user, and in the same project.
     """
-    process = holder.process
-    if (process.environment == "read" and process.complete) or _is_seated(holder):
+    if holder.process.readable or _is_seated(holder):
         return None
-    return _by_our_controller("unreadable", holder, context) or _by_neighbours(
-        "unreadable", holder, context
-    )
+    by_ours = _by_our_controller("unreadable", holder, context)
+    return by_ours or _by_neighbours("unreadable", holder, context)
 
 
-EVIDENCE: tuple[Callable[[Holder, Context], Origin | None], ...] = (
-    descent,
-    id_,
-    mark,
-    copy,
-    folder,
-    arrival,
-    unreadable,
-)
+EVIDENCE: tuple[_Look, ...] = (descent, id_, mark, copy, folder, arrival, unreadable)
 
 
 def needs_neighbours(holder: Holder) -> bool:
@@ -269,8 +280,7 @@ def needs_neighbours(holder: Holder) -> bool:
     """
     process = holder.process
     return (
-        process.environment != "read"
-        or not process.complete
+        not process.readable
         or any(each.marks or is_copy(each) for each in holder.upward())
         or holder.folder is not None
         or (process.forked is True and is_adopted(holder, 0))
@@ -287,25 +297,7 @@ def _runner(holder: Holder) -> Process | None:
     return next(filter(is_runner, holder.lineage if alone else holder.upward()), None)
 
 
-def _surrounding(holder: Holder, context: Context) -> Origin | None:
-    """For a hook: the live run around its own, as far as marks and descent tell."""
-    if context.phase == "call" or runs(holder):
-        return None
-    # Where one run surrounds another in the same process, descent does not tell them apart.
-    if context.surrounded_here and may_be_for_this_run(holder, context):
-        return Origin("descent", "live", named(context.caller), runner=context.caller)
-    # A conftest.py that is imported before a run begins gives its servers no id.
-    if holder.mark("PYTEST_VERSION") and not holder.test:
-        for process in context.lineage:
-            between = process.start <= holder.process.start < context.caller.start
-            if between and programs.is_pytest(process):
-                return Origin("mark", "live", named(process), runner=process)
-    return None
-
-
-def _live(
-    holder: Holder, context: Context, *looks: Callable[[Holder, Context], Origin | None]
-) -> Origin | None:
+def _live(holder: Holder, context: Context, *looks: _Look) -> Origin | None:
     """What other evidence finds alive, so that no mark proves an end."""
     found = (look(holder, context) for look in looks)
     return next((origin for origin in found if origin and origin.state == "live"), None)
@@ -314,13 +306,10 @@ def _live(
 def _by_our_controller(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
     """Our own xdist controller, whose other workers are at work, if it may have started it."""
     controller = context.xdist_controller
-    if (
-        controller is None
-        or controller.start > holder.process.start
-        or holder.descends_from(context.caller)
-    ):
+    if controller is None or holder.descends_from(context.caller):
         return None
-    return Origin(evidence, "live", named(controller), runner=controller)
+    older = controller.start <= holder.process.start
+    return Origin(evidence, "live", named(controller), runner=controller) if older else None
 
 
 def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Origin | None:
@@ -338,18 +327,13 @@ def _by_neighbours(evidence: Evidence, holder: Holder, context: Context) -> Orig
 
 
 def _in_ended_run(element: str, holder: Holder, context: Context) -> Origin | None:
-    """A live test runner that an ended run has started: it gives its servers that run's id, if it
-    has none of its own.
-    """
+    """A live test runner that an ended run has started: its servers have that run's id."""
     for near in context.neighbours:
         # A worker of pytest-xdist may have overwritten its environment with a title.
         told = (
             process.marks.get(run_id.RUN_ID, "")
             for process in (near.process, *near.lineage)
-            if process.environment == "read"
-            and process.complete
-            and process.pid != 1
-            and not programs.is_listed_reaper(process)
+            if process.readable and process.pid != 1 and not programs.is_listed_reaper(process)
         )
         # Only root reads the environments of root's processes: they are not suspected.
         hides = near.process.owner == holder.process.owner
@@ -364,35 +348,15 @@ def _by_agent(evidence: Evidence, name: str, holder: Holder, context: Context) -
     the agent that was started there, and it passes the mark on to its jobs, in any project.
     """
     for near in context.neighbours:
-        agent = is_runner(near.process) and programs.is_ci_agent(near.process)
-        if (
-            agent
-            and near.process.marks.get(name) == holder.mark(name)
-            and near.process.start <= holder.process.start
-        ):
+        agent = near.process
+        older = agent.start <= holder.process.start
+        if older and is_agent(agent) and agent.marks.get(name) == holder.mark(name):
             return _in_use(evidence, near)
     return None
 
 
-def _copy_of_a_script(holder: Holder, context: Context) -> Origin | None:
-    """The same for a program on no list (``python run_tests.py``) with a live launcher."""
-    process = holder.process
-    if process.forked is not True or not is_adopted(holder, 0):
-        return None
-    # What a person types in a shell is no run. That such a program is one is a guess, which must
-    # not stand against a caller that asks for its own.
-    if programs.is_interactive_shell(process) or context.scope != "orphans":
-        return None
-    for near in context.neighbours:
-        if not near.alone and may_be_original(near, holder, process):
-            return _in_use("copy", near)
-    return None
-
-
 def _setter(holder: Holder, name: str, context: Context) -> Process | None:
-    """The live process that has set a mark, if it is a program that looks after what it starts: the
-    nearest one above those with the same value.
-    """
+    """The live process that has set a mark, if it is one that looks after what it starts."""
     top = bearer(holder, name)
     assert top is not None
     chain = list(holder.upward())
@@ -424,10 +388,8 @@ def _is_seated(holder: Holder) -> bool:
 
 
 def _our_own(evidence: Evidence, runner: Process, context: Context) -> Origin | None:
-    """The origin of what the caller, or an ancestor of it, has started.
-
-    What is shared proves nothing in a plain call; but for a hook, and for a worker of pytest-xdist,
-    it belongs to the run around.
+    """The origin of what the caller, or an ancestor of it, has started: what is shared proves
+    nothing in a plain call, but belongs to the run around a hook, or a worker of pytest-xdist.
     """
     controller = context.xdist_controller
     caller = runner.pid == context.caller.pid
@@ -445,7 +407,3 @@ def _in_use(evidence: Evidence, near: Neighbour) -> Origin:
 def _in_lineage(holder: Holder, process: Process) -> Neighbour:
     chain = tuple(holder.upward())
     return Neighbour(process, chain[chain.index(process) + 1 :])
-
-
-def _why_ended(holder: Holder) -> str:
-    return birth(holder) or "the run that started it has ended"

@@ -27,12 +27,13 @@ _Identity = tuple[int, float]
 _Said = TypeVar("_Said", Verdict, Note)
 
 
-class _Record:
+class Record:
     """One port."""
 
     def __init__(self) -> None:
         self.holders: dict[_Identity, HolderReport] = {}
         self.stopped: list[Holder] = []
+        """The holders that were stopped in earlier rounds."""
         self.notes: list[Note] = []
         """What there is to say about its state now."""
         self.done: list[Note] = []
@@ -50,23 +51,18 @@ class Outcomes:
         self._request = request
         self._system = system
         self._started = system.now()
-        self._records: dict[Port, _Record] = {}
+        self._records: dict[Port, Record] = {}
 
-    def rounds(self, port: Port) -> int:
-        """How often holders of this port were stopped."""
-        return self._record(port).rounds
-
-    def stopped(self, port: Port) -> list[Holder]:
-        """The holders of this port that were stopped in earlier rounds."""
-        return self._record(port).stopped
+    def record(self, port: Port) -> Record:
+        return self._records.setdefault(port, Record())
 
     def note(self, port: Port, *notes: Note) -> None:
-        known = self._record(port).notes
+        known = self.record(port).notes
         known.extend(note for note in notes if note not in known)
 
     def set_status(self, port: Port, status: Status, notes: Iterable[Note] = ()) -> None:
         """A port is free, or will stay busy whatever we do."""
-        record = self._record(port)
+        record = self.record(port)
         record.status = "freed" if status == "free" and record.holders else status
         record.status_since = self._system.now()
         record.notes = list(notes)
@@ -74,33 +70,30 @@ class Outcomes:
     def still_held(self, ports: Iterable[Port]) -> None:
         """These ports are held: what was said about them in an earlier round is over."""
         for port in ports:
-            self._record(port).notes.clear()
+            self.record(port).notes.clear()
 
     def add_verdicts(self, suspects: Iterable[Suspect]) -> None:
         for suspect in suspects:
             identity = _identity(suspect.holder)
             for port in suspect.holder.ports:
-                entries = self._record(port).holders
-                known = entries.get(identity)
-                ending = known.ending if known else None
+                entries = self.record(port).holders
+                ending = entries[identity].ending if identity in entries else None
                 entries[identity] = holder_report(suspect, port, ending)
 
     def drop(self, holder: Holder) -> None:
         """It has ended by itself: unless something was done to it, there is nothing to say."""
-        for port in holder.ports:
-            entries = self._record(port).holders
-            entry = entries.get(_identity(holder))
-            if entry is not None and entry.ending is None:
-                del entries[_identity(holder)]
+        identity = _identity(holder)
+        for entries in (self.record(port).holders for port in holder.ports):
+            if identity in entries and entries[identity].ending is None:
+                del entries[identity]
 
     def add_endings(self, targets: Iterable[Suspect]) -> None:
         """What became of those that were to be stopped."""
         tried = set()
         for target in targets:
-            ending = target.ending(polite=self._system.polite)
-            identity = _identity(target.holder)
+            ending, identity = target.ending(polite=self._system.polite), _identity(target.holder)
             for port in target.holder.ports:
-                record = self._record(port)
+                record = self.record(port)
                 record.stopped.append(target.holder)
                 entry = record.holders.get(identity)
                 if entry is None and target.verdict is not NOT_JUDGED:  # it was started meanwhile
@@ -112,40 +105,31 @@ class Outcomes:
                 tried.add(port)
             for port in target.restarts:
                 text = f"started again by {named(target.holder.process)}, {target.verdict.reason}"
-                self._record(port).done.append(Note("restarted", text, ending=ending))
+                self.record(port).done.append(Note("restarted", text, ending=ending))
         for port in tried:
-            self._record(port).rounds += 1
+            self.record(port).rounds += 1
 
     def leave(self, held: Iterable[Port], seen: Survey) -> None:
         """Nothing more is done for these ports: say what else there is to say about them."""
         for port in held:
-            unowned = seen.unowned(port)
-            if unowned:
+            if unowned := seen.unowned(port):
                 self.note(port, unheld.unowned(self._system, port, unowned))
-            record = self._record(port)
-            record.would_be_free = (
-                bool(record.holders)
-                and not unowned
-                and all(entry.verdict.action == "stop" for entry in record.holders.values())
-            )
+            record = self.record(port)
+            stops = [entry.verdict.action == "stop" for entry in record.holders.values()]
+            record.would_be_free = bool(stops) and all(stops) and not unowned
 
     def report(self) -> Report:
         now = self._system.now()
         outcomes = tuple(self._outcome(port, now) for port in self._request.ports)
         return Report(self._request, outcomes, now - self._started)
 
-    def _record(self, port: Port) -> _Record:
-        return self._records.setdefault(port, _Record())
-
     def _outcome(self, port: Port, now: float) -> Outcome:
         record = self._records.get(port)
         if record is None:
             return Outcome(port, "free")
         would_do = self._request.dry_run and record.would_be_free
-        holders = [
-            entry._replace(verdict=self._worded(entry.verdict, port))
-            for entry in record.holders.values()
-        ]
+        said = record.holders.values()
+        holders = tuple(h._replace(verdict=self._worded(h.verdict, port)) for h in said)
         notes = [self._worded(note, port) for note in (*record.done, *record.notes)]
         if record.status == "busy" and not holders and not notes:
             notes.append(unheld.unsteady(self._system, port))
@@ -153,7 +137,7 @@ class Outcomes:
             port=port,
             status=record.status,
             ok=record.status != "busy" or would_do,
-            holders=tuple(holders),
+            holders=holders,
             notes=tuple(notes),
             seconds=(now if record.status_since is None else record.status_since) - self._started,
         )
@@ -174,7 +158,10 @@ def _identity(holder: Holder) -> _Identity:
 def holder_report(suspect: Suspect, port: Port, ending: Ending | None = None) -> HolderReport:
     """A holder as the report shows it."""
     holder = suspect.holder
-    process, starter = holder.process, launcher(holder)
+    process, starter, found = holder.process, launcher(holder), holder.origin
+    origin = found and Origin(found.evidence, found.state, found.id or found.run, holder.test)
+    if suspect.verdict.rule == "own-run" and not (found and found.ours):
+        origin = Origin("descent", "live", "this run", holder.test)
     return HolderReport(
         pid=process.pid,
         name=process.name,
@@ -189,15 +176,6 @@ def holder_report(suspect: Suspect, port: Port, ending: Ending | None = None) ->
         root=suspect.root,
         verdict=suspect.verdict,
         ending=ending,
-        origin=_origin_report(holder, suspect.verdict),
+        origin=origin,
         step=holder.mark(CI_STEP),
     )
-
-
-def _origin_report(holder: Holder, verdict: Verdict) -> Origin | None:
-    found = holder.origin
-    if verdict.rule == "own-run" and (found is None or not found.ours):
-        return Origin("descent", "live", "this run", holder.test)
-    if found is None:
-        return None
-    return Origin(found.evidence, found.state, found.id or found.run, holder.test)

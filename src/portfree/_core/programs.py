@@ -24,8 +24,22 @@ from portfree._core.naming import names as names
 from portfree._core.naming import program as program
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from portfree._system.interface import Process
 
+
+def _runs(known: frozenset[str]) -> Callable[[Process], bool]:
+    """The question whether a process runs one of these programs."""
+    return lambda process: program(process) in known
+
+
+def _is_called(known: frozenset[str]) -> Callable[[Process], bool]:
+    """The question whether one of a process's names is one of these."""
+    return lambda process: not known.isdisjoint(names(process))
+
+
+is_shell = _runs(SHELLS)
 
 # Shells for typing: hardly any program runs a command with one of these.
 _OTHER_SHELLS = word_set("nu xonsh pwsh elvish oil osh ysh")
@@ -33,30 +47,22 @@ _OTHER_SHELLS = word_set("nu xonsh pwsh elvish oil osh ysh")
 _SHELL_OPTIONS_WITH_VALUE = word_set("--rcfile --init-file --init-command -C -O +O -o +o")
 
 # Programs that start one command and wait for it: they pass nothing on and look after nothing.
-_WRAPPERS = SHELLS | word_set(
-    """
+_WRAPPERS = SHELLS | word_set("""
     npm npm-cli npx npx-cli yarn yarnpkg pnpm pnpx bunx corepack
     uv uvx poetry hatch pdm pipenv pipx rye pixi mise
     make gmake just task env timeout sudo doas
     tsx cross-env cross-env-shell dotenv dotenvx env-cmd
-    """
-)
+""")
 
 # Programs that do the same with one of these as their first argument.
-_WRAPPERS_BY_COMMAND = {
-    "bun": word_set("run x"),
-    "deno": word_set("task"),
-    "go": word_set("run"),
-    "cargo": word_set("run"),
-    "dotnet": word_set("run"),
-}
+_WRAPPERS_BY_COMMAND = word_set("bun/run bun/x deno/task go/run cargo/run dotnet/run")
 
 # Programs that start several commands and end with them. Without a terminal, nobody watches them,
 # and they look after nothing either.
 _GROUP_RUNNERS = word_set("concurrently npm-run-all run-p run-s honcho foreman")
 
 # Programs that give their command a terminal at which nobody sits.
-_PTY_MAKERS = word_set("script expect unbuffer")
+is_pty_maker = _runs(word_set("script expect unbuffer"))
 
 # Programs that keep other programs running, mostly those of several projects, and what stops one.
 _MANAGERS = {
@@ -78,23 +84,20 @@ _MANAGER_NAMES = {
 }
 
 # Supervisors that look once a second whether there is something to start.
-_TICKING_SUPERVISORS = word_set("supervisord")
+restarts_late = _is_called(word_set("supervisord"))
 
 # Programs that open no port: one that has a socket has inherited it.
-_NO_SERVERS = SHELLS | word_set("sleep tail cat tee less more watch yes inotifywait")
+opens_no_ports = _runs(SHELLS | word_set("sleep tail cat tee less more watch yes inotifywait"))
 
 # Programs that adopt orphans. "sessionleader" is WSL's.
-_REAPERS = word_set(
-    """
+_REAPERS = word_set("""
     init systemd launchd openrc-init runit runit-init sessionleader
     tini tini-static dumb-init docker-init catatonit s6-svscan
-    """
-)
+""")
 _WSL_RELAY = re.compile(r"relay\(\d+\)")
 
 # Programs that outlive the one that started them, and pass its environment on to strangers.
-_MULTIPLEXERS = word_set(
-    """
+_MULTIPLEXERS = word_set("""
     tmux screen zellij byobu dtach abduco mosh-server ttyd
     emacs emacs-nox emacs-gtk emacsclient vim nvim
     code code-server codium cursor windsurf electron
@@ -102,29 +105,26 @@ _MULTIPLEXERS = word_set(
     gnome-terminal-server konsole kitty alacritty wezterm-gui ghostty
     xterm uxterm urxvt rxvt urxvtd st foot footserver terminator
     xfce4-terminal lxterminal mate-terminal tilix guake yakuake terminal
-    """
-)
+""")
 _JUPYTER = word_set("jupyter-lab jupyter-notebook jupyter-server jupyterlab")
 
 # "pytest-xdist" is the title of its workers, where setproctitle is installed. PyCharm and VS Code
 # start pytest and unittest with the programs of the last line.
-_TEST_RUNNERS = word_set(
-    """
+_TEST_RUNNERS = word_set("""
     pytest py.test nox tox unittest nose2 behave robot trial stestr green pytest-xdist
     jest vitest mocha ava cypress karma ctest cargo-nextest gotestsum phpunit rspec rake
     _jb_pytest_runner _jb_unittest_runner run_pytest_script
-    """
-)
+""")
+is_pytest = _is_called(word_set("pytest py.test"))
 
 # Programs that run tests when ``test`` is among their arguments.
 _RUNNERS_BY_COMMAND = word_set("manage django-admin go cargo dotnet mix bun deno playwright")
 
 # Test runners that are servers too: one that nothing looks after runs no tests.
-_SERVING_RUNNERS = word_set("karma")
+serves = _is_called(word_set("karma"))
 
 # The last lines are classes that Jenkins and TeamCity start by ``java -cp``.
-_CI_AGENTS = word_set(
-    """
+_CI_AGENTS = word_set("""
     runner.worker runner.listener agent.worker agent.listener act
     gitlab-runner gitlab-ci-multi-runner buildkite-agent
     circleci-agent circleci-runner circleci-launch-agent
@@ -132,55 +132,48 @@ _CI_AGENTS = word_set(
     forgejo-runner act_runner concourse cirrus travis-worker
     hudson.remoting.jnlp.main hudson.remoting.launcher
     jetbrains.buildserver.agent.agentmain jetbrains.buildserver.agent.launcher
-    """
-)
+""")
+is_ci_agent = _is_called(_CI_AGENTS)
 
 # CI agents that run all the time. While a job runs, they have a worker beside them.
-_IDLE_AGENTS = word_set("runner.listener agent.listener")
+is_idle_agent = _is_called(word_set("runner.listener agent.listener"))
 
 # How the names of Podman's programs start.
 _PODMAN = ("podman", "conmon", "rootlessport", "containers-root", "slirp4netns", "pasta")
 
-_CONTAINER_ENGINES = word_set(
-    """
+_CONTAINER_ENGINES = word_set("""
     docker-proxy dockerd docker-containe containerd containerd-shim containerd-shim-runc-v2 conmon
     containers-root containers-rootlessport containers-rootlessport-child
     rootlessport rootlessport-child rootlesskit slirp4netns pasta pasta.avx2
     com.docker.backend com.docker.vpnkit vpnkit orbstack colima limactl
     podman gvproxy netavark aardvark-dns kube-proxy
-    """
-) | {"orbstack helper"}
+""") | {"orbstack helper"}
+is_container_engine = _is_called(_CONTAINER_ENGINES)
 
 # The processes of a container descend from one of these, as seen from outside.
-_CONTAINER_SHIMS = word_set("containerd-shim containerd-shim-runc-v2 conmon")
+is_container_shim = _is_called(word_set("containerd-shim containerd-shim-runc-v2 conmon"))
 
 # Parts of the operating system, by `sys.platform`.
 _SYSTEM_PARTS = {
-    "linux": word_set(
-        """
+    "linux": word_set("""
         systemd systemd-resolve systemd-resolved systemd-network systemd-networkd
         systemd-logind systemd-journal systemd-journald init dbus-daemon dbus-broker
         networkmanager avahi-daemon cupsd rpcbind rpc.statd polkitd wpa_supplicant tailscaled
-        """
-    ),
-    "darwin": word_set(
-        """
+    """),
+    "darwin": word_set("""
         launchd kernel_task windowserver mdnsresponder rapportd sharingd
         remoted airplayxpchelper controlcenter controlce identityservicesd
-        """
-    ),
-    "win32": word_set(
-        """
+    """),
+    "win32": word_set("""
         system registry smss csrss wininit winlogon services lsass
         svchost spoolsv wudfhost vmwp vmms wslrelay wslhost wslservice
-        """
-    ),
+    """),
 }
 
 _SSH_SERVERS = word_set("sshd sshd-session sshd-auth dropbear")
 
-# Programs that have a port open only to carry it to another machine.
-_FORWARDERS = word_set("ssh autossh kubectl oc")
+# Programs that have a port open only to carry it to another machine: ``ssh -L``.
+is_forwarder = _is_called(word_set("ssh autossh kubectl oc"))
 
 _EDITOR_HELPER = re.compile(
     r"(?:code|vscodium|cursor|windsurf)(?: helper(?: \(.+\))?)?"
@@ -202,41 +195,25 @@ _LAUNCHER_UNITS = re.compile(
 )
 
 
-def is_shell(process: Process) -> bool:
-    return program(process) in SHELLS
-
-
 def is_interactive_shell(process: Process) -> bool:
-    """Whether it is a shell that may read its commands from a terminal.
-
-    False must mean that it certainly runs a command (``-c``) or a script.
-    """
-    first, *rest = split_title(process.argv) or ("",)
+    """Whether it is a shell that may read from a terminal: False if it certainly runs a command."""
     if program(process) not in SHELLS | _OTHER_SHELLS:
         return False
+    first, *rest = split_title(process.argv) or ("",)
     words = iter(rest[1:] if plain_name(first) == "busybox" else rest)
-    runs_one = False
     for word in words:
         if word in _SHELL_OPTIONS_WITH_VALUE:
             next(words, None)
-        elif word.startswith("--") and word != "--command":
-            continue
-        elif word.startswith(("-", "+")):
-            runs_one = runs_one or "c" in word
-        else:
-            runs_one = True
-    return not runs_one
+        elif word == "--command" or not re.match(r"--|[-+][^c]*$", word):
+            return False
+    return True
 
 
 def is_wrapper(process: Process) -> bool:
     name = program(process)
     if name in _GROUP_RUNNERS:
         return process.terminal is None
-    return name in _WRAPPERS or first_argument(process) in _WRAPPERS_BY_COMMAND.get(name, ())
-
-
-def is_pty_maker(process: Process) -> bool:
-    return program(process) in _PTY_MAKERS
+    return name in _WRAPPERS or f"{name}/{first_argument(process)}" in _WRAPPERS_BY_COMMAND
 
 
 def process_manager(process: Process) -> str:
@@ -257,24 +234,13 @@ def manager_advice(manager: Process, app: Process | None) -> str:
     return _MANAGERS[kind].format(app=name or "NAME")
 
 
-def restarts_late(process: Process) -> bool:
-    """Whether it restarts what has ended at the next tick of its clock, and not at once."""
-    return bool(names(process) & _TICKING_SUPERVISORS)
-
-
-def opens_no_ports(process: Process) -> bool:
-    return program(process) in _NO_SERVERS
-
-
 def is_shared_ssh(process: Process) -> bool:
     """Whether other sessions go through it (ControlMaster in ssh_config(5)): its title says so."""
     return bool(process.argv) and process.argv[0].endswith("[mux]") and program(process) == "ssh"
 
 
 def is_interactive_ssh(process: Process) -> bool:
-    """Whether a person works in it: an ssh that other sessions share, or one with a terminal that
-    does more than forward ports (``-N`` and ``-f`` in ssh(1)).
-    """
+    """Whether a person works in it: it is shared, or has a terminal and not just forwards ports."""
     if program(process) != "ssh" or is_shared_ssh(process):
         return is_shared_ssh(process)
     flags: set[str] = set()
@@ -288,12 +254,7 @@ def is_interactive_ssh(process: Process) -> bool:
                 if not word[at:]:
                     next(words, None)
                 break
-    return process.terminal is not None and not flags & {"N", "f"}
-
-
-def is_forwarder(process: Process) -> bool:
-    """Whether it carries a port elsewhere: ``ssh -L``, ``kubectl port-forward``."""
-    return bool(names(process) & _FORWARDERS)
+    return process.terminal is not None and not flags & {"N", "f"}  # ssh(1)
 
 
 def is_listed_reaper(process: Process) -> bool:
@@ -302,8 +263,7 @@ def is_listed_reaper(process: Process) -> bool:
 
 
 def is_systemd(process: Process) -> bool:
-    # As pid 1 its command line is mostly /sbin/init.
-    return "systemd" in own_names(process)
+    return "systemd" in own_names(process)  # as pid 1 its command line is mostly /sbin/init
 
 
 def is_operating_system(process: Process, platform: str) -> bool:
@@ -338,63 +298,30 @@ def is_test_runner(process: Process) -> bool:
     # One inside of another: coverage run -m pytest, python -m debugpy --listen 5678 -m pytest.
     inside = set()
     if name == "coverage":
-        inside = {plain_name(word) for word in words}
+        inside = set(map(plain_name, words))
     elif words and PYTHON.fullmatch(plain_name(words[0])):
         inside = {plain_name(word) for option, word in pairwise(words) if option == "-m"}
     return bool(inside & (_TEST_RUNNERS | _RUNNERS_BY_COMMAND))
 
 
-def is_pytest(process: Process) -> bool:
-    return bool(names(process) & {"pytest", "py.test"})
-
-
 def is_xdist_worker(process: Process) -> bool:
-    """By the title that it gives itself where setproctitle is installed, or by the command that
-    execnet starts it with (popen_bootstrapline in its gateway_io.py).
-    """
+    """By its title (setproctitle), or by execnet's command (popen_bootstrapline)."""
     started = "exec(eval(sys.stdin.readline()))" in "".join(process.argv[-1:])
     return started or program(process) == "pytest-xdist"
 
 
-def serves(process: Process) -> bool:
-    """Whether it is a test runner that is a server, too."""
-    return bool(names(process) & _SERVING_RUNNERS)
-
-
 def runs_commands(process: Process) -> bool:
-    """Whether it is a ``portfree run`` or a step of our action: it adopts what its command leaves
-    (PR_SET_CHILD_SUBREAPER in prctl(2)).
-    """
+    """Whether it adopts what its command leaves (PR_SET_CHILD_SUBREAPER in prctl(2))."""
     as_command = program(process) == "portfree" and first_argument(process) == "run"
     return as_command or "portfree._cli.action" in process.argv
-
-
-def is_ci_agent(process: Process) -> bool:
-    return bool(names(process) & _CI_AGENTS)
-
-
-def is_idle_agent(process: Process) -> bool:
-    return bool(names(process) & _IDLE_AGENTS)
-
-
-def is_container_engine(process: Process) -> bool:
-    return bool(names(process) & _CONTAINER_ENGINES)
 
 
 def is_podman(process: Process) -> bool:
     return any(name.startswith(_PODMAN) for name in names(process))
 
 
-def is_container_shim(process: Process) -> bool:
-    """Whether it is the parent of a container's first process."""
-    return bool(names(process) & _CONTAINER_SHIMS)
-
-
 def published(process: Process) -> tuple[str, str] | None:
-    """The address and the port, as in ``8000/tcp``, that a docker-proxy has open.
-
-    Its command line tells, which everybody may read; its descriptors are for root alone.
-    """
+    """The address and the port, as in ``8000/tcp``, that a docker-proxy's command line tells."""
     said = dict(pairwise(process.argv)) if program(process) == "docker-proxy" else {}
     if not {"-host-ip", "-host-port", "-proto"} <= said.keys():
         return None

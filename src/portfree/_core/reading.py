@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from portfree._system.interface import SUDO_UID, Process, System
@@ -22,10 +23,8 @@ class Reader:
         return self._known[pid]
 
     def lineage(self, process: Process) -> tuple[Process, tuple[Process, ...]]:
-        """The ancestors of a process, parent first, and the process itself.
-
-        If its parent ends while we look, it is adopted: what comes back is then the process as it
-        was seen after that.
+        """A process and its ancestors, parent first. If its parent ends while we look, it is
+        adopted: then the process comes back as it was seen after that.
         """
         ancestors: list[Process] = []
         child = process
@@ -33,7 +32,7 @@ class Reader:
         while child.ppid and child.ppid not in {process.pid, *(p.pid for p in ancestors)}:
             parent = self.process(child.ppid)
             if parent is None or (parent.pid != 1 and parent.start > child.start):
-                # The parent has ended, or its pid is another's by now: who has adopted the child?
+                # The parent has ended, or its pid is another's by now: what has adopted the child?
                 fresh = self.system.process(child.pid)
                 if fresh is None or fresh.start != child.start or fresh.ppid == child.ppid:
                     break
@@ -49,16 +48,13 @@ class Reader:
 
     def everything(self) -> Iterator[Process]:
         """Every process that can be seen and lives."""
-        for pid in self.system.pids():
-            process = self.process(pid)
-            if process is not None and not process.zombie:
-                yield process
+        found = map(self.process, self.system.pids())
+        return (process for process in found if process is not None and not process.zombie)
 
 
 def project_of(folder: str | None) -> str | None:
-    """The repository above a directory or, without one, the nearest folder with a pyproject.toml.
-
-    Never the root or a home directory, for then every process would be in our project.
+    """The repository above a directory or, without one, the nearest folder with a pyproject.toml;
+    never the root or a home directory, for then every process would be in our project.
     """
     return place_of(folder)[0]
 
@@ -67,8 +63,13 @@ def place_of(folder: str | None) -> tuple[str | None, str | None]:
     """The project that a directory lies in, and the repository if that is one."""
     if folder is None:
         return None, None
-    homes = {home(), *_homes_of_users()}
-    project = None
+    homes, project = {home()}, None
+    with suppress(ImportError):  # Windows, where HOME does not count either
+        import pwd
+
+        for uid in {os.getuid(), *sudo_user()}:  # HOME may name another one
+            with suppress(KeyError, RuntimeError):  # no such user, or a circle of links
+                homes.add(Path(pwd.getpwuid(uid).pw_dir).resolve())
     for place in (Path(folder), *Path(folder).parents):
         if place in homes or place == Path(place.anchor):
             break
@@ -86,19 +87,6 @@ def home() -> Path:
         return Path.home().resolve()
     except RuntimeError:  # no HOME, and no such user
         return Path("/")
-
-
-def _homes_of_users() -> Iterator[Path]:
-    """The home directories of our user, and of who called sudo: HOME may name another one."""
-    try:
-        import pwd
-    except ImportError:  # Windows, where HOME does not count either
-        return
-    for uid in {os.getuid(), *sudo_user()}:
-        try:
-            yield Path(pwd.getpwuid(uid).pw_dir).resolve()
-        except (KeyError, RuntimeError):  # no such user, or a circle of links
-            continue
 
 
 def current_folder() -> str | None:

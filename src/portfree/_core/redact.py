@@ -1,8 +1,7 @@
 """Texts of processes, made fit to be shown: without secrets, and without what moves a cursor.
 
-Everybody may read a log or the page of a CI job, and any user may have written a command line. So
-`mask` hides too much rather than too little where it has to guess. The patterns stay texts, which
-`re` compiles and keeps when it first needs them: nothing of that is paid at import.
+Everybody may read a log, and any user may have written a command line: where `mask` must guess, it
+hides too much. The patterns stay texts, which `re` compiles when it needs them, not at import.
 """
 
 from __future__ import annotations
@@ -28,14 +27,12 @@ def command_line(argv: Sequence[str], limit: int = 300) -> str:
         words = [*words[:500], "...", *words[-500:]]
     masked = mask([word if len(word) <= 10_000 else word[:10_000] + "..." for word in words])
     # A program that has set its own title has one word with spaces in it; quotes would be noise.
-    return shorten(masked[0] if len(masked) == 1 else " ".join(map(_quoted, masked)), limit)
-
-
-def _quoted(word: str) -> str:
-    """Quoted only where word borders would be lost: `$`, `*` and `~` in an argv are no riddle."""
-    if word and not re.search(r"[\s\"'\\]", word):
-        return word
-    return "'" + word.replace("'", "'\"'\"'") + "'"
+    if len(masked) == 1:
+        return shorten(masked[0], limit)
+    # Only where word borders would be lost: `$`, `*` and `~` in an argv are no riddle.
+    plain = re.compile(r"[^\s\"'\\]+").fullmatch
+    quoted = (word if plain(word) else "'" + word.replace("'", "'\"'\"'") + "'" for word in masked)
+    return shorten(" ".join(quoted), limit)
 
 
 def shorten(text: str, limit: int) -> str:
@@ -60,11 +57,10 @@ _BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")
 
 
 def safe(text: str) -> str:
-    """The text with everything that is not printable turned into a visible escape.
-
-    Control characters (C0, DEL, C1) move cursors and recolour; bidirectional and other format
-    characters reorder and hide; separators break lines; lone surrogates stand for bytes that were
-    no UTF-8 and cannot be written. Spaces of every width are harmless, and names have them.
+    """The text with everything that is not printable turned into a visible escape: control
+    characters (C0, DEL, C1) move cursors and recolour; bidirectional and other format characters
+    reorder and hide; separators break lines; lone surrogates stand for bytes that were no UTF-8 and
+    cannot be written. Spaces of every width are harmless, and names have them.
     """
     if text.isprintable():
         return text

@@ -21,11 +21,10 @@ class Supervisor(NamedTuple):
 
 
 def judge_supervisor(new: Holder, old: Iterable[Holder], context: Context) -> Supervisor | None:
-    """The process that started a holder again after the *old* ones were stopped.
-
-    It is the live parent that old and new share, even with a wrapper between. It holds nothing, so
-    a request for the port is no reason to stop it: that takes a proof that it was left there (rules
-    `own-run`, `left-behind`, `orphan`).
+    """The process that started a holder again after the *old* ones were stopped: the live parent
+    that old and new share, even with a wrapper between. It holds nothing, so a request for the port
+    is no reason to stop it: that takes a proof that it was left there (rules `own-run`,
+    `left-behind`, `orphan`).
     """
     lineage = iter(new.lineage)
     for parent in lineage:

@@ -1,7 +1,7 @@
 """May this holder be stopped, and why: twelve rules, and the first that matches decides.
 
-Pure: a holder and a context in, a verdict out, no look at the machine. What could not be read
-arrives here as "unknown", and unknown means keep: every ``stop`` names its proof.
+Pure: no look at the machine. What could not be read arrives here as "unknown", and unknown means
+keep: every ``stop`` names its proof.
 """
 
 from __future__ import annotations
@@ -61,10 +61,8 @@ def own_run(holder: Holder, context: Context) -> Verdict | None:
     # What was born in a run that has ended is not for this one: nox opens one after the other.
     ended = origin is not None and origin.state == "ended" and origin.evidence != "mark"
     if begins and not foreign and not ended and may_be_for_this_run(holder, context):
-        instead = (
-            "nothing, if the tests are to use it; otherwise start it later, or on another port"
-        )
-        return Verdict("keep", "own-run", "started for this run already", instead)
+        do = "nothing, if the tests are to use it; otherwise start it later, or on another port"
+        return Verdict("keep", "own-run", "started for this run already", do)
     # Where one run surrounds another in the same process, descent does not tell them apart.
     two_runs = context.phase == "after" and context.surrounded_here
     if may_stop and holder.descends_from(context.caller) and not two_runs:
@@ -80,7 +78,12 @@ def container(holder: Holder, context: Context) -> Verdict | None:
     process, name = holder.process, holder.engine
     engine = "podman" if any(map(programs.is_podman, holder.upward())) else "docker"
     publishes = programs.is_container_engine(process)
-    other = _other_container(holder, context)
+    other = process.container or ""  # an id, or "?", if it is not ours
+    if process.container is None:
+        # Where the system does not tell, the container's first parent has the id in its argv.
+        shims = filter(programs.is_container_shim, holder.lineage)
+        if shim := next((p for p in shims if not context.is_ours(p)), None):
+            other = next(filter(_CONTAINER_ID.fullmatch, shim.argv), "?")
     if name and (publishes or other):
         reason = f"{'published by' if publishes else 'runs in'} container {name}"
         instead = f"{engine} stop {shlex.quote(name.split()[0])}"
@@ -111,21 +114,9 @@ def container(holder: Holder, context: Context) -> Verdict | None:
     return Verdict("keep", "container", reason, instead)
 
 
-def _other_container(holder: Holder, context: Context) -> str:
-    """The container that it runs in, if that is not ours: its id, or ``"?"``; else empty."""
-    if holder.process.container is not None:
-        return holder.process.container
-    # Where the system does not tell, the container's first parent does: its command line has the
-    # id.
-    shims = (p for p in holder.lineage if programs.is_container_shim(p) and not context.is_ours(p))
-    if shim := next(shims, None):
-        return next(filter(_CONTAINER_ID.fullmatch, shim.argv), "?")
-    return ""
-
-
 def protected(holder: Holder, context: Context) -> Verdict | None:
     process = holder.process
-    numbers = {port.number for port in holder.ports}
+    airplay = {port.number for port in holder.ports} & {5000, 7000}
     if context.platform == "win32" and process.pid <= 4:
         what = "the Windows kernel, which serves HTTP for other programs"
         instead = "netsh http show servicestate names them"
@@ -136,11 +127,7 @@ def protected(holder: Holder, context: Context) -> Verdict | None:
     elif process.pid == 1:
         what = "the first process of this system or container"
         instead = "give the tests another port"
-    elif (
-        context.platform == "darwin"
-        and numbers & {5000, 7000}
-        and "controlce" in process.name.lower()
-    ):
+    elif context.platform == "darwin" and airplay and "controlce" in process.name.lower():
         what = "AirPlay Receiver of macOS"
         instead = "System Settings, General, AirDrop & Handoff: turn AirPlay Receiver off"
     elif programs.is_editor_helper(process):
@@ -154,11 +141,10 @@ def protected(holder: Holder, context: Context) -> Verdict | None:
 
 
 def unknown(holder: Holder, context: Context) -> Verdict | None:
-    missing = _unread(holder, context)
+    missing, pid = _unread(holder, context), holder.pid
     known = holder.pinned and holder.process.owner is not None
     if not missing or (known and not _in_reach(holder, context)):
         return None  # that it is another user's says more: rule other-user
-    pid = holder.pid
     look = f'tasklist /v /fi "pid eq {pid}"' if context.platform == "win32" else f"ps -fp {pid}"
     instead = f"try again; if that does not help, look at it: {look}"
     return Verdict("keep", "unknown", missing, instead)
@@ -213,32 +199,21 @@ def left_behind(holder: Holder, context: Context) -> Verdict | None:
     origin = holder.origin
     if origin is None or origin.state != "ended" or _may_stay(holder, context):
         return None
-    if programs.is_shared_ssh(holder.process):
-        return None  # others work through it
-    return Verdict("stop", "left-behind", origin.why)
+    shared = programs.is_shared_ssh(holder.process)  # others work through it
+    return None if shared else Verdict("stop", "left-behind", origin.why)
 
 
 def service(holder: Holder, context: Context) -> Verdict | None:
-    return _managed(holder, context) or _unit(holder, context)
-
-
-def _managed(holder: Holder, context: Context) -> Verdict | None:
-    """A process manager serves several projects, and restarts what is stopped."""
-    chain = list(holder.upward())
+    process, unit, chain = holder.process, holder.process.unit, list(holder.upward())
     manager = next(filter(programs.process_manager, chain), None)
-    if manager is None or context.is_ours(manager):
-        return None
-    app = None
-    reason = f"{named(manager)} is a process manager, which may serve other projects too"
-    if manager.pid != holder.pid:
-        # It knows its own child by a name, not what that has started.
-        app = chain[chain.index(manager) - 1]
-        reason = f"{named(manager)} looks after it, and would start it again"
-    return Verdict("keep", "service", reason, programs.manager_advice(manager, app))
-
-
-def _unit(holder: Holder, context: Context) -> Verdict | None:
-    process, unit = holder.process, holder.process.unit
+    if manager is not None and not context.is_ours(manager):
+        app = None
+        reason = f"{named(manager)} is a process manager, which may serve other projects too"
+        if manager.pid != holder.pid:
+            # It knows its own child by a name, not what that has started.
+            app = chain[chain.index(manager) - 1]
+            reason = f"{named(manager)} looks after it, and would start it again"
+        return Verdict("keep", "service", reason, programs.manager_advice(manager, app))
     if unit is None or unit == context.unit:
         return None
     # Such a unit holds what others start, and the program that starts it: cron, Emacs, a CI agent.
@@ -273,9 +248,7 @@ def orphan(holder: Holder, context: Context) -> Verdict | None:
 
 
 def _user_at_work(holder: Holder, context: Context) -> Holder | None:
-    """A process of our project that is connected to it and looked after: a debugger's adapter
-    daemonises on purpose, and looks like an orphan.
-    """
+    """A process of our project that is connected to it, as to a debugger's adapter."""
     for user in holder.users:
         # A person uses an editor or a terminal even if its parent has ended.
         attended = launcher(user) is not None or programs.is_multiplexer(user.process)
@@ -308,47 +281,42 @@ def mine(holder: Holder, context: Context) -> Verdict | None:
 
 
 def attended(holder: Holder, context: Context) -> Verdict:
-    reason, process = _why_kept(holder, context), holder.process
-    if programs.is_interactive_ssh(process):
-        instead = "end that session, or give the tests another port"
-        return Verdict("keep", "attended", reason, instead)
-    do = "stop it there"
-    if process.stopped and process.terminal:
-        do = f"at {process.terminal}: fg to go on with it, or kill %1 if it is the only job"
-    return Verdict("keep", "attended", reason, advice=Advice(do, "mine"))
-
-
-def _why_kept(holder: Holder, context: Context) -> str:
     """What speaks for it or, where nothing looks after it any more, what proof is missing."""
-    process, name = holder.process, named(holder.process)
+    process, name, do = holder.process, named(holder.process), "stop it there"
     where, project = context.path(process.cwd), context.path(context.project)
     starter = launcher(holder)
     by = f", started by {starter}" if starter else ""
     if programs.is_interactive_ssh(process):
-        return f"{name} is a session that somebody works in, started in {where}"
+        reason = f"{name} is a session that somebody works in, started in {where}"
+        instead = "end that session, or give the tests another port"
+        return Verdict("keep", "attended", reason, instead)
     if process.stopped:
         at = f" at {process.terminal}" if process.terminal else ""
-        return f"it is suspended (Ctrl-Z{at}){by}, in {where}"
-    if asked := asks_to_stay(holder, context):
-        return f"it asks to be left running ({asked}){by}, in {where}"
-    if starter:
-        return f"started by {starter} in {where}"
-    if user := _user_at_work(holder, context):
-        return f"{named(user.process)}, which is looked after, is connected to it, in {where}"
-    if programs.is_forwarder(process):
-        return f"{name} forwards the port to another machine, as it was told to in {where}"
-    if _in_project(holder, context):
-        return f"{name} is meant to run on by itself, and runs in {where}"
-    if programs.opens_no_ports(process):
-        return f"{name} has inherited the socket of a server that ended, in {where}"
-    if context.project is None:
-        missing = ", and we are in no project: there is no pyproject.toml or .git here or above, "
-        missing += "so nothing tells that it is ours to stop"
-    elif holder.repository and PurePath(holder.repository).is_relative_to(context.project):
-        missing = f", which is a repository of its own below {project}"
+        reason = f"it is suspended (Ctrl-Z{at}){by}, in {where}"
+        if at:
+            do = f"at {process.terminal}: fg to go on with it, or kill %1 if it is the only job"
+    elif asked := asks_to_stay(holder, context):
+        reason = f"it asks to be left running ({asked}){by}, in {where}"
+    elif starter:
+        reason = f"started by {starter} in {where}"
+    elif user := _user_at_work(holder, context):
+        reason = f"{named(user.process)}, which is looked after, is connected to it, in {where}"
+    elif programs.is_forwarder(process):
+        reason = f"{name} forwards the port to another machine, as it was told to in {where}"
+    elif _in_project(holder, context):
+        reason = f"{name} is meant to run on by itself, and runs in {where}"
+    elif programs.opens_no_ports(process):
+        reason = f"{name} has inherited the socket of a server that ended, in {where}"
     else:
-        missing = f", outside of {project}, and nothing shows that a test run has left it"
-    return f"nobody looks after it any more, but it runs in {where}{missing}"
+        reason = f"nobody looks after it any more, but it runs in {where}"
+        if context.project is None:
+            reason += ", and we are in no project: there is no pyproject.toml or .git here or above"
+            reason += ", so nothing tells that it is ours to stop"
+        elif holder.repository and PurePath(holder.repository).is_relative_to(context.project):
+            reason += f", which is a repository of its own below {project}"
+        else:
+            reason += f", outside of {project}, and nothing shows that a test run has left it"
+    return Verdict("keep", "attended", reason, advice=Advice(do, "mine"))
 
 
 RULES: tuple[Callable[[Holder, Context], Verdict | None], ...] = (

@@ -6,23 +6,18 @@ signalled, and what they started follows them: workers that are signalled first 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 
 from portfree._core.ancestry import named, roots, same
 from portfree._core.survey import Survey, Suspect, survey
 from portfree._system.interface import Signal, System
 
-# While nothing ends, look at the sockets this often: a server may let go of its port and live.
-_LOOK_EVERY = 0.025
-# A process that has just let go of its socket is mostly about to end: wait this long to see it.
-_LINGER = 0.02
-# After this much waiting the user is told for what.
-_NOTICE_AFTER = 0.5
-# What the kernel may take to clear up behind SIGKILL before the time of the call is over.
-_SETTLE = 0.25
-# For the same reason shorter graces than this do not make a call shorter.
-_LEAST_GRACE = 0.5
+_LOOK_EVERY = 0.025  # at the sockets, while nothing ends: a server may let go of its port and live
+_LINGER = 0.02  # a process that has just let go of its socket is mostly about to end
+_NOTICE_AFTER = 0.5  # then the user is told for what we wait
+_SETTLE = 0.25  # the kernel may take this to clear up behind SIGKILL
+_LEAST_GRACE = 0.5  # for the same reason, shorter graces do not make a call shorter
 
 
 def longest(grace: float) -> float:
@@ -49,8 +44,9 @@ def stop(
     """
     with ExitStack() as pins:
         stopping = _Stopping(system, targets, grace, deadline, approve, pins)
-        if stopping.begin():
-            stopping.wait(notify)
+        # What cannot be ended properly any more is not begun.
+        if not grace or stopping.kill_at > stopping.started:
+            stopping.run(notify)
             stopping.conclude()
 
 
@@ -69,8 +65,8 @@ class _Stopping:
         self.deadline = deadline
         self.approve = approve
         self.pins = pins
-        self.ids: set[Hashable] = {s.id for target in targets for s in target.holder.sockets}
-        self.ports = {s.port for target in targets for s in target.holder.sockets}
+        self.ids = {id_ for target in targets for id_ in target.holder.ids}
+        self.ports = {port for target in targets for port in target.holder.ports}
         self.started = system.now()
         self.kill_at = min(self.started + grace, deadline - _SETTLE)
         self.escalation: list[tuple[float, Signal]] = [
@@ -80,22 +76,14 @@ class _Stopping:
         ]
         if grace == 0 or not system.polite:
             self.escalation = [(self.started, "KILL")]
-        # What cannot be ended properly any more is not begun.
-        self.too_late = bool(grace) and self.kill_at <= self.started
 
-    def begin(self) -> bool:
-        """Send the first signal; False if there is too little time for all of them."""
-        if self.too_late:
-            return False
+    def run(self, notify: Callable[[str], None]) -> None:
+        """Send the first signal, and wait until the sockets are gone, escalating on the way."""
         _, self.signal = self.escalation.pop(0)
         for target in self.targets:
             chosen = target.root or self.signal == "KILL"
             if chosen and (target.restarts or self.system.holds(target.holder.pid, self.ids)):
                 self._send(target, self.signal)
-        return True
-
-    def wait(self, notify: Callable[[str], None]) -> None:
-        """Wait until the sockets are gone, escalating on the way."""
         roots_alive = sum(target.root for target in self.targets)
         while True:
             now = self.system.now()
@@ -103,16 +91,19 @@ class _Stopping:
                 if target.ended_after is None and not target.alive:
                     target.ended_after = now - self.started
             waiting = [target for target in self.targets if target.alive]
-            if not self._sockets_left() and not any(target.restarts for target in waiting):
+            left = True
+            with suppress(OSError):  # then nothing was seen to let go
+                left = any(socket.id in self.ids for socket in self.system.sockets(self.ports))
+            if not left and not any(target.restarts for target in waiting):
                 return
             # On a slow machine a look may take longer than a step: nothing ends before SIGKILL.
             tops = [target for target in waiting if target.root]
             all_refuse = bool(tops) and all(target.refused for target in tops)
             if all_refuse or (now >= self.deadline and not self.escalation):
                 return
-            due = bool(self.escalation) and now >= self.escalation[0][0]
+            due = False
             while self.escalation and now >= self.escalation[0][0]:
-                self.signal = self.escalation.pop(0)[1]
+                due, self.signal = True, self.escalation.pop(0)[1]
             if due or len(tops) < roots_alive:
                 # A root has ended and left the socket to its workers, or the next signal is due.
                 roots_alive = len(tops)
@@ -121,10 +112,8 @@ class _Stopping:
             if now - self.started > _NOTICE_AFTER:
                 notify(self._waiting_for(waiting, self.kill_at - now))
             until = min([self.deadline, *(at for at, _ in self.escalation[:1])])
-            self.system.wait(
-                [target.pin for target in waiting if target.pin],
-                max(0.0, min(_LOOK_EVERY, until - self.system.now())),
-            )
+            pause = max(0.0, min(_LOOK_EVERY, until - self.system.now()))
+            self.system.wait([target.pin for target in waiting if target.pin], pause)
 
     def conclude(self) -> None:
         """See what became of each target."""
@@ -135,25 +124,15 @@ class _Stopping:
         for target in self.targets:
             target.lives = target.alive
         for target in pending:
-            ids = {socket.id for socket in target.holder.sockets}
+            ids = target.holder.ids
             let_go = ids and not self.system.holds(target.holder.pid, ids)
             if not target.lives or let_go:
                 target.ended_after = self.system.now() - self.started
 
-    def _sockets_left(self) -> bool:
-        try:
-            return any(socket.id in self.ids for socket in self.system.sockets(self.ports))
-        except OSError:
-            return True  # nothing was seen to let go
-
     def _signal_again(self) -> bool:
         """Look what holds the sockets now, and signal it; False if there is nothing that we may."""
         with survey(self.system, self.ports) as seen:
-            approved = [
-                suspect
-                for suspect in self.approve(seen)
-                if any(socket.id in self.ids for socket in suspect.holder.sockets)
-            ]
+            approved = [suspect for suspect in self.approve(seen) if suspect.holder.ids & self.ids]
             top = {holder.pid for holder in roots([suspect.holder for suspect in approved])}
             for suspect in approved:
                 if self.signal != "KILL" and suspect.holder.pid not in top:
@@ -182,10 +161,8 @@ class _Stopping:
         # The pin outlives the survey: until all is done, we look whether the process has ended.
         seen.suspects.remove(suspect)
         self.pins.callback(suspect.pin.close)
-        for target in self.targets:
-            if suspect.holder.descends_from(target.holder.process):
-                suspect.verdict = target.verdict
-                break
+        above = (t for t in self.targets if suspect.holder.descends_from(t.holder.process))
+        suspect.verdict = next((target.verdict for target in above), suspect.verdict)
         suspect.root = False
         self.targets.append(suspect)
         return suspect

@@ -1,12 +1,10 @@
-"""Who holds the ports: from sockets to holders, each pinned and with its ancestors read once."""
+"""What holds the ports: from sockets to holders, each pinned and with its ancestors read once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Literal
 
 from portfree._core import containers, programs, run_id
 from portfree._core.ancestry import Holder, SessionFolder
@@ -14,13 +12,11 @@ from portfree._core.reading import Reader, place_of
 from portfree._system.interface import Lock, Pin, Process, Signal, Socket, System
 from portfree.model import Ending, Port, Verdict
 
-# Port probes (ours too) hold a port for microseconds. A socket counts as held only if it is still
-# there after this many seconds.
+# Port probes (ours too) hold a port for microseconds: a socket counts if it is there after so many
+# seconds. A preempted probe holds a bound socket for longer. Only UDP servers look like that for
+# good, so wait longer for those, and even longer while the process lacks a CPU to close its socket.
 CONFIRM_AFTER = 0.005
-# A preempted probe holds a bound socket for longer. Only UDP servers look like that for good, so
-# wait longer for those,
 _CONFIRM_BOUND_AFTER = 0.05
-# and up to this long while the process wants a CPU: it may only lack one to close its socket.
 _DOUBT_BOUND_FOR = 0.5
 
 # Where tmp_path lies (_pytest/tmpdir.py): TMPDIR/pytest-of-USER/pytest-NUMBER.
@@ -42,9 +38,7 @@ class Suspect:
         root: bool = True,
         restarts: frozenset[Port] = frozenset(),
     ) -> None:
-        """*restarts*: for a supervisor, which holds no socket, the ports on which it starts servers
-        again.
-        """
+        """*restarts*: the ports on which a supervisor, which holds no socket, starts servers."""
         self.holder = holder
         self.pin = pin
         self.verdict = verdict
@@ -73,28 +67,22 @@ class Suspect:
         if not polite and signals and not self.lives:
             return Ending("terminated", (), seconds)
         if seconds is None:
-            how: Literal["goes-on", "remains"] = "goes-on" if self.restarts else "remains"
-            return Ending(how, signals) if signals else None
-        if self.lives:
-            return Ending("let-go", signals, seconds)
-        if signals:
-            return Ending("ended", signals, seconds)
+            return Ending("goes-on" if self.restarts else "remains", signals) if signals else None
+        if self.lives or signals:
+            return Ending("let-go" if self.lives else "ended", signals, seconds)
         return Ending("by-itself" if self.root else "with-parent", (), seconds)
 
 
 class Survey:
-    """Who holds what. Use it in a ``with``: it closes the pins at the end."""
+    """Which process holds what. Use it in a ``with``: it closes the pins at the end."""
 
     def __init__(
-        self,
-        sockets: tuple[Socket, ...] = (),
-        suspects: Iterable[Suspect] = (),
-        unreadable: int = 0,
+        self, sockets: Collection[Socket] = (), suspects: Iterable[Suspect] = (), unread: int = 0
     ) -> None:
         self.sockets = sockets
         """Every socket that holds one of the asked ports."""
         self.suspects = list(suspects)
-        self.unreadable = unreadable
+        self.unreadable = unread
         """How many processes did not let us look at their sockets."""
 
     @property
@@ -103,18 +91,13 @@ class Survey:
 
     def unowned(self, port: Port) -> list[Socket]:
         """The sockets on a port that no holder was seen with."""
-        owned = {socket.id for holder in self.holders for socket in holder.sockets}
+        owned = {id_ for holder in self.holders for id_ in holder.ids}
         return [s for s in self.sockets if s.port == port and s.id not in owned]
 
     def __enter__(self) -> Survey:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -124,10 +107,8 @@ class Survey:
 
 
 def survey(system: System, ports: Collection[Port]) -> Survey:
-    """All holders of these ports, and all sockets on them.
-
-    A socket without a holder may just be on its way from one process to another, or its process may
-    be ending: then the second look counts.
+    """All holders of these ports, and all sockets on them. Where a socket has no holder, it may be
+    on its way from one process to another, or its process may be ending: a second look counts.
     """
     seen = _look(system, ports)
     if any(seen.unowned(port) for port in ports):
@@ -135,30 +116,21 @@ def survey(system: System, ports: Collection[Port]) -> Survey:
         seen = _look(system, ports)
         with ExitStack() as cleanup:
             cleanup.callback(seen.close)
-            unowned = [socket for port in ports for socket in seen.unowned(port)]
-            seen.suspects += map(Suspect, _proxies(system, unowned))
+            if unowned := [socket for port in ports for socket in seen.unowned(port)]:
+                seen.suspects += _proxies(Reader(system), unowned)
             cleanup.pop_all()
     return seen
 
 
-def _proxies(system: System, unowned: Collection[Socket]) -> Iterator[Holder]:
-    """The docker-proxies behind sockets whose holder only root may see.
-
-    They are known by what they say of themselves, which is no proof: without a pin nobody can
-    signal them, and that they belong to a container keeps them in any case.
+def _proxies(reader: Reader, unowned: Collection[Socket]) -> Iterator[Suspect]:
+    """The docker-proxies behind sockets whose holder only root may see. What they say of themselves
+    is no proof: without a pin they get no signal, and as a container's they are kept in any case.
     """
-    if not unowned:
-        return
-    reader = Reader(system)
     for process in reader.everything():
         published = programs.published(process)
-        sockets = {
-            socket
-            for socket in unowned
-            if (socket.address, str(socket.port)) == published and socket.uid == process.owner
-        }
-        if sockets:
-            yield _holder(reader, process, sockets, pinned=False)
+        theirs = (each for each in unowned if each.uid == process.owner)
+        if sockets := {each for each in theirs if (each.address, str(each.port)) == published}:
+            yield Suspect(_holder(reader, process, sockets, pinned=False))
 
 
 def _look(system: System, ports: Collection[Port]) -> Survey:
@@ -206,13 +178,9 @@ def _confirmed_sockets(
         system.wait((), early)
     while True:
         still = {socket.id for socket in system.sockets(ports)}
-        doubted = {
-            pid
-            for socket in seen
-            if socket.state == "bound" and socket.id in still
-            for pid in owners.pids.get(socket.id, ())
-        }
-        wants_cpu = any(p.running for pid in doubted if (p := system.process(pid)))
+        doubted = {s.id for s in seen if s.state == "bound"} & still
+        pids = {pid for id_ in doubted for pid in owners.pids.get(id_, ())}
+        wants_cpu = any(p.running for pid in pids if (p := system.process(pid)))
         if not wants_cpu or system.now() >= started + _DOUBT_BOUND_FOR:
             break
         system.wait((), CONFIRM_AFTER)
@@ -251,18 +219,16 @@ def _session_folder(reader: Reader, cwd: str | None) -> SessionFolder | None:
     found = _SESSION_FOLDER.match(cwd or "")
     if found is None:
         return None
-    path = found[0]
     try:
-        lock = reader.system.lock(path)
-    except OSError:  # it cannot be told: somebody may have locked it
-        return SessionFolder(path, exists=True, lock=Lock(0, 0.0), hidden=True)
+        lock = reader.system.lock(found[0])
+    except OSError:  # it cannot be told: a session may have locked it
+        return SessionFolder(found[0], exists=True, lock=Lock(0, 0.0), hidden=True)
     if isinstance(lock, bool):
-        return SessionFolder(path, exists=lock)
+        return SessionFolder(found[0], exists=lock)
     owner = reader.process(lock.pid)
-    if owner is not None and owner.zombie:
-        return SessionFolder(path, exists=True, lock=lock)
     hidden = owner is None and reader.system.exists(lock.pid)
-    return SessionFolder(path, exists=True, lock=lock, process=owner, hidden=hidden)
+    owner = None if owner is not None and owner.zombie else owner
+    return SessionFolder(found[0], exists=True, lock=lock, process=owner, hidden=hidden)
 
 
 def find_users(system: System, seen: Survey) -> bool:
@@ -270,21 +236,12 @@ def find_users(system: System, seen: Survey) -> bool:
     there are none. Only for these: to know the far ends takes a look at all processes.
     """
     reader = Reader(system)
-    for suspect in seen.suspects:
-        if suspect.verdict.rule == "orphan":
-            users = _users(reader, suspect.holder)
-            suspect.holder = suspect.holder._replace(users=users)
+    for suspect in (each for each in seen.suspects if each.verdict.rule == "orphan"):
+        holder = suspect.holder
+        listening = [socket.id for socket in holder.sockets if not socket.of_itself]
+        far = map(reader.process, sorted(system.peers(holder.pid, but=listening)))
+        users = [_holder(reader, p, set(), pinned=False) for p in far if p and not p.zombie]
+        # What the holder has started itself uses it as a part of the same server.
+        others = tuple(user for user in users if not user.descends_from(holder.process))
+        suspect.holder = holder._replace(users=others)
     return any(holder.users for holder in seen.holders)
-
-
-def _users(reader: Reader, holder: Holder) -> tuple[Holder, ...]:
-    # What the holder has started itself uses it as a part of the same server.
-    found = []
-    listening = [socket.id for socket in holder.sockets if not socket.of_itself]
-    for pid in sorted(reader.system.peers(holder.pid, but=listening)):
-        process = reader.process(pid)
-        if process is not None and not process.zombie:
-            user = _holder(reader, process, set(), pinned=False)
-            if not user.descends_from(holder.process):
-                found.append(user)
-    return tuple(found)

@@ -1,4 +1,4 @@
-"""Whom to stop: the holders by their verdicts, and the supervisors that start a holder again.
+"""What to stop: the holders by their verdicts, and the supervisors that start a holder again.
 
 A port that was freed may be taken again: then it is judged again, `ROUNDS` times at most, and the
 process that started the server again is judged too.
@@ -6,11 +6,11 @@ process that started the server again is judged too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 from portfree._core import programs
-from portfree._core.ancestry import Holder, named, roots, same, supervisors
+from portfree._core.ancestry import named, roots, same, supervisors
 from portfree._core.context import Context
 from portfree._core.judge import judge_all, veto, with_origin
 from portfree._core.outcomes import Outcomes
@@ -45,20 +45,17 @@ def judge(system: System, seen: Survey, context: Context) -> None:
 def choose(
     system: System, seen: Survey, context: Context, outcomes: Outcomes, late: ExitStack
 ) -> list[Suspect]:
-    """The suspects to stop, supervisors first; all verdicts are recorded in *outcomes*.
-
-    *late* closes the pins of the supervisors.
-    """
+    """The suspects to stop, supervisors first, whose pins *late* closes; records all verdicts."""
     due = {
-        suspect.holder.pid
-        for suspect in seen.suspects
-        if all(outcomes.rounds(port) < ROUNDS for port in suspect.holder.ports)
+        holder.pid
+        for holder in seen.holders
+        if all(outcomes.record(port).rounds < ROUNDS for port in holder.ports)
     }
     found: list[Suspect] = []
     notes: dict[Port, Note] = {}
     for suspect in seen.suspects:
         holder = suspect.holder
-        earlier = [old for port in holder.ports for old in outcomes.stopped(port)]
+        earlier = [old for port in holder.ports for old in outcomes.record(port).stopped]
         # A process that was there before has not been started again.
         still = any(same(holder.process, old.process) for old in earlier)
         if not suspect.root or suspect.verdict.action == "keep" or still:
@@ -72,11 +69,8 @@ def choose(
     outcomes.add_verdicts(seen.suspects)
     for port, note in notes.items():
         outcomes.note(port, note)
-    return found + [
-        suspect
-        for suspect in seen.suspects
-        if suspect.pin and suspect.holder.pid in due and suspect.verdict.action == "stop"
-    ]
+    chosen = (each for each in seen.suspects if each.pin and each.verdict.action == "stop")
+    return [*found, *(each for each in chosen if each.holder.pid in due)]
 
 
 def _add_supervisor(
@@ -112,9 +106,8 @@ def _add_supervisor(
                 late.callback(pin.close)
                 found.append(Suspect(above, pin, verdict, restarts=ports))
             return {}
-    ids = {socket.id for socket in server.holder.sockets}
     for other in seen.suspects:
-        shares = any(socket.id in ids for socket in other.holder.sockets)
+        shares = server.holder.ids & other.holder.ids
         if shares or other.holder.descends_from(server.holder.process):
             other.verdict = verdict
     return dict.fromkeys(ports, Note("restarted", f"started again by {name}", "stop that"))
@@ -122,26 +115,20 @@ def _add_supervisor(
 
 def approver(targets: Sequence[Suspect], context: Context) -> Callable[[Survey], list[Suspect]]:
     """Says which suspects of a later survey may be signalled too: those that are, or descend from,
-    a target that was judged, and that share no socket with another process.
-
-    A new holder is left to the next round even if it shares the socket: then it is known what has
-    started it.
+    a target that was judged, and that share no socket with another process. A new holder is left to
+    the next round even if it shares the socket: then it is known what has started it.
     """
     tops = [target.holder for target in targets]
 
-    def may(holder: Holder) -> bool:
-        belongs = any(
-            same(holder.process, top.process) or holder.descends_from(top.process) for top in tops
-        )
-        return belongs and veto(holder, tops, context) is None
+    def may(suspect: Suspect) -> bool:
+        chain = list(suspect.holder.upward())
+        belongs = any(same(process, top.process) for process in chain for top in tops)
+        return belongs and veto(suspect.holder, tops, context) is None
 
     def approve(fresh: Survey) -> list[Suspect]:
-        others = {s.id for holder in fresh.holders if not may(holder) for s in holder.sockets}
-        return [
-            suspect
-            for suspect in fresh.suspects
-            if may(suspect.holder) and not any(s.id in others for s in suspect.holder.sockets)
-        ]
+        approved = list(filter(may, fresh.suspects))
+        others = {id_ for each in fresh.suspects if each not in approved for id_ in each.holder.ids}
+        return [suspect for suspect in approved if suspect.holder.ids.isdisjoint(others)]
 
     return approve
 
@@ -149,11 +136,9 @@ def approver(targets: Sequence[Suspect], context: Context) -> Callable[[Survey],
 def watch_for_return(
     system: System, targets: Sequence[Suspect], context: Context, deadline: float
 ) -> None:
-    """After a stop, give the processes that may start a server again the time to do so.
-
-    A supervisor needs 20 ms and more to notice and to start a process; a port that is free until
-    then is not free for the tests. Ends early when they have ended too, as wrappers do, or when the
-    port is taken: then the next round judges it.
+    """After a stop, give the processes that may start a server again the time to do so: 20 ms and
+    more, and a port that is free until then is not free for the tests. Ends early when they have
+    ended too, as wrappers do, or when the port is taken: then the next round judges it.
     """
     stopped = system.now()
     ports = {port for target in targets for port in target.holder.ports}
@@ -173,16 +158,11 @@ def watch_for_return(
                 if pin := system.pin(process):
                     closing.callback(pin.close)
                     pins.append(pin)
-        # Listed rather than probed: a probe could get in the way of the server that comes back.
-        while (now := system.now()) < until and not _taken(system, ports):
-            pins = [pin for pin in pins if pin.alive()]
-            if not pins:
-                break
+        while (now := system.now()) < until and (pins := [pin for pin in pins if pin.alive()]):
+            try:
+                # Listed rather than probed: a probe could be in the way of what comes back.
+                if system.sockets(ports):
+                    break
+            except OSError:
+                break  # it cannot be seen: the next round tries
             system.wait(pins, min(_LOOK_EVERY, until - now))
-
-
-def _taken(system: System, ports: Collection[Port]) -> bool:
-    try:
-        return bool(system.sockets(ports))
-    except OSError:
-        return True  # it cannot be seen: the next round tries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from portfree._core.ancestry import named
@@ -11,10 +12,9 @@ from portfree._system.interface import Bind, Owners, Socket, System
 from portfree.model import Advice, Note, Port, Status
 
 # Other programs probe ports too, and each of their probes refuses ours for some microseconds. So
-# often we look again before we believe that somebody unseen has the port, and before each of these
-# looks the port itself is tried so often, some milliseconds apart.
-_TRIES = 5
-_BINDS = 5
+# often we look again before we believe that an unseen process has the port, and before each look
+# the port itself is tried so often, some milliseconds apart.
+_TRIES = _BINDS = 5
 _PAUSE = 0.004
 # Where a look takes its time (psutil asks every process), fewer of them last as long.
 _FEWEST = 2
@@ -30,11 +30,11 @@ class Finding(NamedTuple):
 
 def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> dict[Port, Finding]:
     """The states of ports that no holder was seen on, all asked at once: a thousand of them must
-    not take longer than one. *tries*: how often to ask again while somebody passes by.
-
-    Without those that somebody has taken meanwhile, that is, whose socket was seen twice.
+    not take longer than one. *tries*: how often to ask again while another program passes by.
+    Without those that were taken meanwhile, that is, whose socket was seen twice.
     """
     findings: dict[Port, Finding] = {}
+    answers: dict[Port, Bind] = {}
     pending = list(ports)
     before: set[Hashable] = set()
     passing: set[Port] = set()
@@ -43,67 +43,51 @@ def unheld(system: System, ports: Collection[Port], *, tries: int = _TRIES) -> d
     for attempt in range(tries + 1):
         if attempt > _FEWEST and system.now() > until:
             break
-        if attempt:
-            system.wait((), _PAUSE)
-        answers = _bind(system, pending, tries=_BINDS if attempt else 1)
-        findings |= {
-            p: _answered(system, p, said) for p, said in answers.items() if said != "in-use"
-        }
-        pending = [port for port, said in answers.items() if said == "in-use"]
+        for _ in range(_BINDS if attempt else 1):
+            if answers:
+                system.wait((), _PAUSE)
+            answers |= {port: system.bind(port) for port in pending}
+            pending = [port for port in pending if answers[port] == "in-use"]
+            if not pending:
+                break
+        findings |= {p: _answered(system, p, a) for p, a in answers.items() if a != "in-use"}
         if not pending:
             return findings
-        using = _using(system, pending)
+        using = {}
+        with suppress(OSError):  # what cannot be listed is invisible
+            for socket in system.sockets(pending, connections=True):
+                using.setdefault(socket.port, []).append(socket)
         holding = {port: {s.id for s in found if s.holds} for port, found in using.items()}
-        usable = [
-            port
-            for port, ids in holding.items()
-            if not ids and system.bind(port, reuse=True) == "free"
-        ]
+        idle = (port for port, ids in holding.items() if not ids)
+        usable = [port for port in idle if system.bind(port, reuse=True) == "free"]
         findings |= _with_connections(system, {p: using[p] for p in usable}, usable=True)
         taken = [port for port, ids in holding.items() if before & ids]
         before |= {id_ for ids in holding.values() for id_ in ids}
         passing |= {port for port, ids in holding.items() if ids}
         pending = [port for port in pending if port not in usable and port not in taken]
     for port in pending:
-        somebody = port in passing  # seen, and never twice
-        findings[port] = _busy(
-            unsteady(system, port) if somebody else _invisible(system, port, None)
-        )
+        seen = port in passing  # and never twice
+        note = unsteady(system, port) if seen else _invisible(system, port, None)
+        findings[port] = Finding("busy", (note,))
     calm = {port: found for port, found in using.items() if port in pending and not holding[port]}
     return findings | _with_connections(system, calm, usable=False)
-
-
-def _bind(system: System, ports: Collection[Port], *, tries: int) -> dict[Port, Bind]:
-    """What a bind says of each port; where it is in use, what it says a few moments later."""
-    answers = {port: system.bind(port) for port in ports}
-    for _ in range(tries - 1):
-        taken = [port for port, said in answers.items() if said == "in-use"]
-        if not taken:
-            break
-        system.wait((), _PAUSE)
-        answers |= {port: system.bind(port) for port in taken}
-    return answers
-
-
-def _using(system: System, ports: Collection[Port]) -> dict[Port, list[Socket]]:
-    """The sockets that have these numbers at their own end, connections included."""
-    using: dict[Port, list[Socket]] = {}
-    try:
-        for socket in system.sockets(ports, connections=True):
-            using.setdefault(socket.port, []).append(socket)
-    except OSError:
-        return {}  # what cannot be listed is invisible
-    return using
 
 
 def _answered(system: System, port: Port, answer: Bind) -> Finding:
     """What a bind has said about a port, if it is not that it is in use."""
     if answer == "free":
         return Finding("free")
-    if answer == "denied":
-        return _denied(system, port)
-    text = f"{port} could not be tried: the system refused to open a socket"
-    return _busy(Note("untested", text, "close files or sockets, then try again"))
+    if answer != "denied":
+        text = f"{port} could not be tried: the system refused to open a socket"
+        note = Note("untested", text, "close files or sockets, then try again")
+        return Finding("busy", (note,))
+    if system.name == "win32":
+        text = f"Windows reserves {port}: it lies in an excluded port range"
+        show = f"netsh int ipv4 show excludedportrange protocol={port.protocol}"
+        return Finding("busy", (Note("excluded", text, f"{show}; take another port"),))
+    text = f"nobody holds {port}, but to bind it takes a privilege that we do not have"
+    instead = "" if system.name != "linux" else "see sysctl net.ipv4.ip_unprivileged_port_start"
+    return Finding("free", (Note("privileged", text, instead),))
 
 
 def unsteady(system: System, port: Port) -> Note:
@@ -129,61 +113,35 @@ def _with_connections(
     """The states of ports that are used by connections alone."""
     live = {s.id for sockets in using.values() for s in sockets if s.state != "fading"} - {None}
     owners = system.owners(live) if live else Owners({})  # one look at all processes
+    status: Status = "free" if usable else "busy"
     return {
-        port: _connected(system, sockets, owners, usable=usable) for port, sockets in using.items()
+        port: Finding(status, (_connected(system, sockets, owners, usable=usable),))
+        for port, sockets in using.items()
     }
 
 
-def _connected(
-    system: System, sockets: Sequence[Socket], owners: Owners, *, usable: bool
-) -> Finding:
-    status: Status = "free" if usable else "busy"
+def _connected(system: System, sockets: Sequence[Socket], owners: Owners, *, usable: bool) -> Note:
     can = "a server that sets SO_REUSEADDR, as most do, can start now"
     live = [socket for socket in sockets if socket.state != "fading"]
     if not live:
-        left = max((s.fades_in for s in sockets if s.fades_in is not None), default=60.0)
-        text = f"{_count(len(sockets), 'connection')} of a dead server fading, {left:.0f} s more"
+        fade = max((s.fades_in for s in sockets if s.fades_in is not None), default=60.0)
+        dead = f"{len(sockets)} connection{'s' * (len(sockets) != 1)}"
+        text = f"{dead} of a dead server fading, {fade:.0f} s more"
         if usable:
-            return Finding(status, (Note("fading", f"{text}; {can}"),))
-        return Finding(
-            status, (Note("fading", text, "wait that long, or give the tests another port"),)
-        )
-    whose = _whose(system, live, owners)
+            return Note("fading", f"{text}; {can}")
+        return Note("fading", text, "wait that long, or give the tests another port")
+    pids = (pid for socket in live for pid in sorted(owners.pids.get(socket.id, ())))
+    owner = next(filter(None, map(system.process, pids)), None)
+    whose = named(owner) if owner else "a process that cannot be seen"
     if usable:
-        left_over = _count(len(live), "connection")
-        text = f"{whose} does not listen any more and has {left_over} left; {can}"
-        return Finding(status, (Note("draining", text),))
+        left = f"{len(live)} connection{'s' * (len(live) != 1)} left"
+        text = f"{whose} does not listen any more and has {left}; {can}"
+        return Note("draining", text)
     peer = f" to {live[0].peer}" if live[0].peer else ""
     text = f"{whose} has a connection{peer} whose own end has this number: no server holds it"
-    instead = (
-        "wait until it is closed, or close it there; ports below the outgoing range "
-        "(sysctl net.ipv4.ip_local_port_range) are not taken that way"
-    )
-    return Finding(status, (Note("outgoing", text, instead),))
-
-
-def _busy(note: Note) -> Finding:
-    return Finding("busy", (note,))
-
-
-def _whose(system: System, live: Sequence[Socket], owners: Owners) -> str:
-    for socket in live:
-        for pid in sorted(owners.pids.get(socket.id, ())):
-            if process := system.process(pid):
-                return named(process)
-    return "a process that cannot be seen"
-
-
-def _denied(system: System, port: Port) -> Finding:
-    if system.name == "win32":
-        text = f"Windows reserves {port}: it lies in an excluded port range"
-        instead = (
-            f"netsh int ipv4 show excludedportrange protocol={port.protocol}; take another port"
-        )
-        return _busy(Note("excluded", text, instead))
-    text = f"nobody holds {port}, but to bind it takes a privilege that we do not have"
-    instead = "" if system.name != "linux" else "see sysctl net.ipv4.ip_unprivileged_port_start"
-    return Finding("free", (Note("privileged", text, instead),))
+    instead = "wait until it is closed, or close it there; ports below the outgoing range "
+    instead += "(sysctl net.ipv4.ip_local_port_range) are not taken that way"
+    return Note("outgoing", text, instead)
 
 
 def _invisible(system: System, port: Port, uid: int | None) -> Note:
@@ -194,10 +152,8 @@ def _invisible(system: System, port: Port, uid: int | None) -> Note:
         return Note("invisible", text, instead)
     me = system.process(os.getpid())
     if me is not None and me.owner == uid and not system.privileged:
-        text = (
-            f"a process holds {port}: it is yours, and hides (a program with file capabilities or "
-            "another user's rights, see PR_SET_DUMPABLE in prctl(2), or one in a container)"
-        )
+        text = f"a process holds {port}: it is yours, and hides (a program with file capabilities "
+        text += "or another user's rights, see PR_SET_DUMPABLE in prctl(2), or one in a container)"
         do = f"see who: {system.elevate()}{seen}"
         return Note("invisible", text, advice=Advice(do, "mine", privileged=True))
     who = system.user(uid)
@@ -215,7 +171,3 @@ def _lister(system: System, port: Port) -> str:
         kind = "-Htanp" if port.protocol == "tcp" else "-Huanp"
         return f"ss {kind} 'sport = :{port.number}'"
     return f"lsof -nP -i{port.protocol}:{port.number}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -49,17 +49,11 @@ class CommonSystem:
         import subprocess  # 3 ms, with its threads and selectors, and Linux mostly needs no program
 
         try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                timeout=timeout,
-                check=True,
-            )
+            none = subprocess.DEVNULL
+            told = subprocess.check_output(argv, stdin=none, stderr=none, timeout=timeout)
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout.decode(errors="replace")
+        return told.decode(errors="replace")
 
     def now(self) -> float:
         return time.monotonic()
@@ -67,11 +61,8 @@ class CommonSystem:
 
 def kept(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The `KEPT_VARIABLES` of an environment that say something."""
-    return {
-        name: value
-        for name, value in environment
-        if name in KEPT_VARIABLES and (value or name in MEANINGFUL_IF_EMPTY)
-    }
+    known = ((name, value) for name, value in environment if name in KEPT_VARIABLES)
+    return {name: value for name, value in known if value or name in MEANINGFUL_IF_EMPTY}
 
 
 def endpoint(host: str, port: int | str) -> str:

@@ -1,12 +1,9 @@
 """The border to the operating system: what portfree asks of it, and the facts that come back.
 
-`survey`, `stop` and the loop see the machine only through a `System`. A test can put its own in its
-place: so the branches for macOS and Windows, and every failure of the kernel, are tested on Linux.
-
-A `System` reports facts and never judges: no list of programs, no rule, no policy lives behind it.
-
-The facts are named tuples: loading dataclasses, and making classes with them, would cost the first
-call on a held port as much as its look at the machine.
+The rest sees the machine only through a `System`, and a test can put its own in its place: so the
+branches for macOS and Windows, and every failure of the kernel, are tested on Linux. A `System`
+reports facts and never judges. They are named tuples: loading dataclasses, and making classes with
+them, would cost the first call on a held port as much as its look at the machine.
 """
 
 from __future__ import annotations
@@ -22,12 +19,10 @@ Bind = Literal["free", "in-use", "denied", "unavailable"]
 family, no memory), from which nothing is known."""
 
 State = Literal["listening", "bound", "connected", "connecting", "fading"]
-"""What a socket does with its port.
-
-``listening`` and ``bound`` hold it; ``bound`` is neither listening nor connected, as every UDP
-server is. ``connected`` and ``connecting`` only use the number at their own end. ``fading`` is a
-closed connection that the kernel keeps for a while (TIME_WAIT, FIN_WAIT2 and the like, RFC 9293
-3.3.2)."""
+"""What a socket does with its port: ``listening`` and ``bound`` hold it; ``bound`` is neither
+listening nor connected, as every UDP server is. ``connected`` and ``connecting`` only use the
+number at their own end. ``fading`` is a closed connection that the kernel keeps for a while
+(TIME_WAIT, FIN_WAIT2 and the like, RFC 9293 3.3.2)."""
 
 Signal = Literal["TERM", "CONT", "INT", "KILL"]
 
@@ -104,11 +99,9 @@ class Socket(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether this socket keeps others from serving on the port.
-
-        A connection of a socket to itself does: a client that asks again and again for a server on
-        a port of the outgoing range gets that number for its own end one day, and then its own
-        answer (TCP's simultaneous open, RFC 9293 3.5).
+        """Whether this socket keeps others from serving on the port. One that is connected to
+        itself does: a client that asks again and again for a server on a port of the outgoing range
+        once gets that number for its own end (TCP's simultaneous open, RFC 9293 3.5).
         """
         return self.state in ("listening", "bound") or self.of_itself
 
@@ -120,10 +113,9 @@ class Socket(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process as it was seen once. ``pid`` and ``start`` together are its identity.
-
-    What could not be read is None (``()`` or ``{}`` for a collection, and then ``complete`` is
-    false): the verdict takes that for "unknown", never for "no".
+    """A process as it was seen once. ``pid`` and ``start`` together are its identity. What could
+    not be read is None (``()`` or ``{}`` for a collection, and then ``complete`` is false): the
+    verdict takes that for "unknown", never for "no".
     """
 
     pid: int
@@ -174,6 +166,11 @@ class Process(NamedTuple):
     def leads_session(self) -> bool:
         return self.session == self.pid
 
+    @property
+    def readable(self) -> bool:
+        """Whether all that its environment says is known."""
+        return self.environment == "read" and self.complete
+
 
 class Lock(NamedTuple):
     """A lock file that names the process that made it, as in a temporary folder of pytest."""
@@ -211,9 +208,10 @@ class Pin(Protocol):
 class System(Protocol):
     """The operating system, as portfree needs it. Times are in seconds."""
 
-    @property
-    def name(self) -> str:
-        """`sys.platform`: ``"linux"``, ``"darwin"``, ``"win32"``, …"""
+    name: str
+    """`sys.platform`: ``"linux"``, ``"darwin"``, ``"win32"``, …"""
+    polite: bool
+    """Whether a foreign process can be asked to end (false on Windows)."""
 
     @property
     def namespace(self) -> str:
@@ -228,16 +226,8 @@ class System(Protocol):
     def elevate(self) -> str:
         """What one writes before a command that takes the rights of root: ``"sudo "``."""
 
-    @property
-    def polite(self) -> bool:
-        """Whether a foreign process can be asked to end (false on Windows)."""
-
     def bind(self, port: Port, *, reuse: bool = False) -> Bind:
-        """Try to bind the port on every address, without listening, and let go at once.
-
-        With *reuse*, as a server with SO_REUSEADDR does (most set it): a holder refuses that, the
-        fading connections of a dead server do not.
-        """
+        """Try to bind the port on every address, and let go; *reuse*: as with SO_REUSEADDR."""
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         """The sockets that hold one of *ports*; with *connections*, also those that merely have the
@@ -254,16 +244,10 @@ class System(Protocol):
         """Whether this process was seen to have one of these sockets open right now."""
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:
-        """The processes of this host with a TCP connection to this one, as far as can be seen.
-
-        *but*: the sockets of the process that are known to be no connections.
-        """
+        """The processes with a TCP connection to this one; *but*: its sockets that are none."""
 
     def lock(self, folder: str) -> Lock | bool:
-        """The lock in a temporary folder of pytest; if there is none, whether the folder is there.
-
-        Raises OSError if that cannot be told.
-        """
+        """The lock in a pytest folder, or whether that is there; OSError if it cannot be told."""
 
     def moment(self) -> float:
         """The present time, in the unit of `Process.start`."""
@@ -278,10 +262,7 @@ class System(Protocol):
         """Every process that can be seen."""
 
     def pin(self, process: Process) -> Pin | None:
-        """Pin a process; None if it is gone, or the pid is another process's by now.
-
-        Raises PermissionError, or another OSError, if it cannot be pinned.
-        """
+        """Pin a process; None if it is gone, or the pid is another's; OSError if it cannot be."""
 
     def user(self, owner: int | str | None) -> str:
         """A user's name for people; the number itself if it has none."""

@@ -1,7 +1,4 @@
-"""Linux: sockets from the kernel, processes from /proc, signals through pidfds.
-
-Facts from proc(5), pidfd_open(2) and pidfd_send_signal(2).
-"""
+"""Linux: sockets from the kernel, processes from /proc, signals through pidfds (pidfd_open(2))."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
+from contextlib import ExitStack
 
 from portfree._system import proc, proc_net, sock_diag
 from portfree._system.common import CommonSystem, ends
@@ -24,6 +22,7 @@ class LinuxSystem(CommonSystem):
 
     name = "linux"
     bind = staticmethod(dual_stack_bind)
+    moment = staticmethod(proc.moment)
 
     def __init__(self, root: str = "/proc") -> None:
         self._proc = root
@@ -36,8 +35,6 @@ class LinuxSystem(CommonSystem):
     @property
     def namespace(self) -> str:
         return proc.namespace(self._proc)
-
-    # Sockets
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         with PROBING:
@@ -54,16 +51,15 @@ class LinuxSystem(CommonSystem):
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         wanted = {f"socket:[{id_}]": id_ for id_ in ids}
-        pids: dict[Hashable, set[int]] = {}
+        pids: dict[Hashable, frozenset[int]] = {}
         unreadable = 0
         for pid in self.pids():
             try:
-                for link in self._descriptors(pid):
-                    if link in wanted:
-                        pids.setdefault(wanted[link], set()).add(pid)
+                for link in filter(wanted.__contains__, self._descriptors(pid)):
+                    pids[wanted[link]] = pids.get(wanted[link], frozenset()) | {pid}
             except PermissionError:
                 unreadable += 1
-        return Owners({id_: frozenset(found) for id_, found in pids.items()}, unreadable)
+        return Owners(pids, unreadable)
 
     def holds(self, pid: int, ids: Collection[Hashable]) -> bool:
         wanted = {f"socket:[{id_}]" for id_ in ids}
@@ -73,9 +69,9 @@ class LinuxSystem(CommonSystem):
             return False
 
     def peers(self, pid: int, *, but: Collection[Hashable] = ()) -> frozenset[int]:
-        known = {f"socket:[{id_}]" for id_ in but}
         try:
-            own = {link for link in self._descriptors(pid) if link.startswith("socket:")} - known
+            own = {link for link in self._descriptors(pid) if link.startswith("socket:")}
+            own.difference_update(f"socket:[{id_}]" for id_ in but)
             connections = sock_diag.in_state(sock_diag.ESTABLISHED) if own else []
         except OSError:
             return frozenset()
@@ -83,36 +79,26 @@ class LinuxSystem(CommonSystem):
         both = [(found.id, *ends(found)) for found in connections if found.id]
         wanted = {(far, near) for id_, near, far in both if f"socket:[{id_}]" in own}
         others = {id_ for id_, near, far in both if (near, far) in wanted and near != far}
-        if not others:
-            return frozenset()
-        return frozenset().union(*self.owners(others).pids.values()) - {pid}
+        seen = self.owners(others).pids.values() if others else ()
+        return frozenset().union(*seen) - {pid}
 
     def _descriptors(self, pid: int) -> Iterator[str]:
-        """What the open descriptors of a process point to: ``socket:[4711]`` and the like.
-
-        Raises PermissionError if we may not see them.
-        """
+        """What its descriptors point to (``socket:[4711]``); PermissionError if they are hidden."""
         folder, numbers = f"{self._proc}/{pid}", []
         try:
-            numbers = os.listdir(f"{folder}/fd")
-        except proc.GONE:
-            return
-        except PermissionError:
-            # Those of a dead main thread belong to root, whoever the process belongs to.
-            try:
-                ours = os.stat(folder).st_uid == os.geteuid()
-            except proc.GONE:
-                return
-            if not ours or self._living_thread(pid) is None:
-                raise
-        if not numbers and (thread := self._living_thread(pid)) is not None:
-            # A main thread that has ended takes its view of the descriptors along, while the other
-            # threads keep them open: then only /proc/PID/task/*/fd shows them.
-            folder = thread
             try:
                 numbers = os.listdir(f"{folder}/fd")
-            except proc.GONE:
-                return
+            except PermissionError:
+                # Those of a dead main thread belong to root, whatever user the process belongs to.
+                ours = os.stat(folder).st_uid == os.geteuid()
+                if not ours or self._living_thread(pid) is None:
+                    raise
+            if not numbers and (thread := self._living_thread(pid)) is not None:
+                # A main thread that has ended takes its view of the descriptors along, while the
+                # other threads keep them open: then only /proc/PID/task/*/fd shows them.
+                folder, numbers = thread, os.listdir(f"{thread}/fd")
+        except proc.GONE:
+            return
         yield from proc.targets(f"{folder}/fd", numbers)
 
     def _living_thread(self, pid: int) -> str | None:
@@ -124,13 +110,8 @@ class LinuxSystem(CommonSystem):
             threads = os.listdir(folder)
         except proc.NOT_SHOWN:
             return None
-        for thread in threads:
-            stat = proc.read_stat(f"{folder}/{thread}/stat")
-            if stat is not None and not stat.ended:
-                return f"{folder}/{thread}"
-        return None
-
-    # Processes
+        stats = ((name, proc.read_stat(f"{folder}/{name}/stat")) for name in threads)
+        return next((f"{folder}/{name}" for name, stat in stats if stat and not stat.ended), None)
 
     def pids(self) -> Iterable[int]:
         try:
@@ -156,7 +137,7 @@ class LinuxSystem(CommonSystem):
         if stat.ended and not stat.zombie:
             # A main thread that has ended takes these along as well.
             folder = self._living_thread(pid) or folder
-        given = proc.given(folder)
+        argv, marks, environment, complete = proc.given(folder)
         cgroup = proc.text(f"{folder}/cgroup")
         container = proc.container(cgroup)
         foreign = depth > self._own_depth or container != self._own_container
@@ -166,7 +147,7 @@ class LinuxSystem(CommonSystem):
             ppid=stat.ppid,
             start=stat.start,
             name=stat.name,
-            argv=given.argv,
+            argv=argv,
             owner=owner,
             started=time.time() - running_for,
             cwd=proc.directory(f"{folder}/cwd"),
@@ -174,12 +155,12 @@ class LinuxSystem(CommonSystem):
             terminal=stat.terminal,
             foreground=stat.foreground,
             zombie=stat.zombie,
-            marks=given.marks,
-            environment=given.environment,
+            marks=marks,
+            environment=environment,
             forked=stat.forked,
             stopped=stat.stopped,
             running=stat.running,
-            complete=given.complete,
+            complete=complete,
             unit=proc.unit(cgroup),
             container=(container or "?") if foreign else None,
             control_group=cgroup or None,
@@ -191,6 +172,7 @@ class LinuxSystem(CommonSystem):
             # one to the kernel when we ask.
             raise PermissionError(errno.EPERM, "/proc shows another pid namespace than ours")
         path = f"{self._proc}/{process.pid}/stat"
+        descriptor = None
         try:
             descriptor = os.pidfd_open(process.pid)
         except ProcessLookupError:
@@ -200,81 +182,58 @@ class LinuxSystem(CommonSystem):
                 raise
             # A kernel before 5.3, or a sandbox that knows no pidfds: the start time is checked
             # before every signal instead.
-            pin: _PidfdPin | _TicksPin = _TicksPin(process.pid, path, process.start)
-        else:
-            pin = _PidfdPin(process.pid, descriptor)
-        # The pid may have passed to another process before it was pinned.
-        try:
+        pin = _Pin(process.pid, path, process.start, descriptor)
+        with ExitStack() as cleanup:
+            cleanup.callback(pin.close)
+            # The pid may have passed to another process before it was pinned.
             stat = proc.read_stat(path)
-        except OSError:
-            pin.close()
-            raise
-        if stat is None or stat.start != process.start:
-            pin.close()
-            return None
+            if stat is None or stat.start != process.start:
+                return None
+            cleanup.pop_all()
         return pin
-
-    # Time
-
-    def moment(self) -> float:
-        return proc.moment()
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
         poll = select.poll()
         for pin in pins:
-            if isinstance(pin, _PidfdPin):
+            if isinstance(pin, _Pin) and pin.descriptor is not None:
                 poll.register(pin.descriptor, select.POLLIN)
             else:  # nothing tells of its end: look again soon
                 timeout = min(timeout, 0.01)
         poll.poll(max(0.0, timeout) * 1000)  # a negative timeout would last for ever
 
 
-class _PidfdPin:
-    """A process held by a pidfd, which never comes to mean another process."""
+class _Pin:
+    """A process held by a pidfd, which never comes to mean another process; where there is none, by
+    its pid and start, compared before each signal.
+    """
 
-    def __init__(self, pid: int, descriptor: int) -> None:
+    def __init__(self, pid: int, path: str, start: float, descriptor: int | None = None) -> None:
         self.pid = pid
         self.descriptor = descriptor
+        self._path, self._start = path, start
 
     def alive(self) -> bool:
+        if self.descriptor is None:
+            stat = proc.read_stat(self._path)
+            return stat is not None and not stat.zombie and stat.start == self._start
         # Readable once the process has ended with all its threads, reaped or not (pidfd_open(2)).
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
         return not poll.poll(0)
 
     def send(self, signal_: Signal) -> bool:
+        number = signal.Signals[f"SIG{signal_}"]
         try:
-            signal.pidfd_send_signal(self.descriptor, signal.Signals[f"SIG{signal_}"])
+            if self.descriptor is not None:
+                signal.pidfd_send_signal(self.descriptor, number)
+                return True
+            alive = self.alive()
+            if alive:
+                os.kill(self.pid, number)
+            return alive
         except ProcessLookupError:
             return False
-        return True
 
     def close(self) -> None:
-        os.close(self.descriptor)
-
-
-class _TicksPin:
-    """A process held by its pid and start, compared again right before each signal: for a kernel
-    without pidfds.
-    """
-
-    def __init__(self, pid: int, path: str, start: float) -> None:
-        self.pid = pid
-        self._path = path
-        self._start = start
-
-    def alive(self) -> bool:
-        stat = proc.read_stat(self._path)
-        return stat is not None and not stat.zombie and stat.start == self._start
-
-    def send(self, signal_: Signal) -> bool:
-        if not self.alive():
-            return False
-        try:
-            os.kill(self.pid, signal.Signals[f"SIG{signal_}"])
-        except ProcessLookupError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Nothing is held."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)

@@ -1,8 +1,7 @@
 """Whether a port is free: try to bind it, and let go at once.
 
-The only question that is asked when every port is free, so it asks nothing else: no list of
-sockets, no process. It never listens, for a probe that listens disturbs a holder that has bound and
-is about to listen.
+The only question that is asked when every port is free. It never listens, for a probe that does
+disturbs a holder that has bound and is about to listen.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-# What `socket` is built on: loading that, with its enums and selectors, would cost a third of the
-# time that Python takes to start, and none of it is needed here.
+# What `socket` is built on: that would cost a third of the time that Python takes to start.
 from _socket import (
     AF_INET,
     AF_INET6,
@@ -49,11 +47,8 @@ PROBING = RLock()
 that time waits for it: it would take us for a holder, or leave the socket to the child."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=PROBING.acquire,
-        after_in_parent=PROBING.release,
-        after_in_child=PROBING.release,
-    )
+    release = PROBING.release
+    os.register_at_fork(before=PROBING.acquire, after_in_parent=release, after_in_child=release)
 
 
 def bind(port: Port) -> Bind:
@@ -66,29 +61,24 @@ def bind(port: Port) -> Bind:
 def dual_stack_bind(
     port: Port, *, reuse: bool = False, factory: Callable[[int, int], socket] = socket
 ) -> Bind:
-    """Bind the port on every address of both families at once, as Linux allows.
-
-    One bind to ``::`` with V6ONLY off is refused by a holder on any address, of either family. With
-    *reuse* it is not refused by fading connections, nor by a TCP socket that is bound, does not
-    listen and has SO_REUSEADDR itself (socket(7)): free then means free only if the kernel lists no
-    holder either.
+    """Bind the port on every address of both families at once, as Linux allows: one bind to ``::``
+    with V6ONLY off is refused by a holder on any address. With *reuse* it is not refused by fading
+    connections, nor by a TCP socket that is bound, does not listen and has SO_REUSEADDR itself
+    (socket(7)): free then means free only if the kernel lists no holder either.
     """
     # Never for UDP: there it lets two servers share a port, and nothing fades (socket(7)).
     option = SO_REUSEADDR if reuse and port.protocol == "tcp" else None
-    error = _try(factory, AF_INET6, _V6_ANY, port, option, v6only=0)
-    if error in _NO_SUCH_FAMILY:
-        # Not remembered: it costs a microsecond, and a wrong memory would miss a holder on ::1.
-        error = _try(factory, AF_INET, _V4_ANY, port, option)
-    return _answer(error)
+    said = _try(factory, AF_INET6, _V6_ANY, port, option, v6only=0)
+    # Not remembered: it costs a microsecond, and a wrong memory would miss a holder on ::1.
+    return said or _try(factory, AF_INET, _V4_ANY, port, option) or "unavailable"
 
 
 def each_address_bind(
     port: Port, *, reuse: bool = False, factory: Callable[[int, int], socket] = socket
 ) -> Bind:
-    """Bind the port on the loopback and on every address, one family after the other, as on macOS.
-
+    """Bind the port on the loopback and on every address, one family after the other, as on macOS:
     BSD lets a wildcard and a specific address share a port if SO_REUSEADDR is set, and the two
-    families do not see each other with V6ONLY on: so each is asked for itself.
+    families do not see each other with V6ONLY on.
     """
     return _try_each(factory, port, SO_REUSEADDR if reuse and port.protocol == "tcp" else None)
 
@@ -99,27 +89,19 @@ def exclusive_bind(
     reuse: bool = False,  # noqa: ARG001
     factory: Callable[[int, int], socket] = socket,
 ) -> Bind:
-    """Bind the port on each address as Windows wants it, with SO_EXCLUSIVEADDRUSE.
-
-    Without it, a bind to another address than the holder's succeeds there. *reuse* changes nothing:
-    SO_REUSEADDR takes a port away from its holder on Windows, and fading connections refuse none.
+    """Bind the port on each address as Windows wants it, with SO_EXCLUSIVEADDRUSE: without it, a
+    bind to another address than the holder's succeeds. *reuse* changes nothing: SO_REUSEADDR takes
+    a port away from its holder there, and fading connections refuse none.
     """
     return _try_each(factory, port, _SO_EXCLUSIVEADDRUSE)
 
 
 def _try_each(factory: Callable[[int, int], socket], port: Port, option: int | None) -> Bind:
-    errors = [
-        _try(factory, AF_INET, _V4_LOOPBACK, port, option),
-        _try(factory, AF_INET, _V4_ANY, port, option),
-        _try(factory, AF_INET6, _V6_LOOPBACK, port, option),
-        _try(factory, AF_INET6, _V6_ANY, port, option),
-    ]
-    answers = {_answer(error) for error in errors if error not in _NO_SUCH_FAMILY}
+    v4 = [_try(factory, AF_INET, at, port, option) for at in (_V4_LOOPBACK, _V4_ANY)]
+    v6 = [_try(factory, AF_INET6, at, port, option) for at in (_V6_LOOPBACK, _V6_ANY)]
     # The worst answer counts; a family that this machine does not have says nothing.
-    for answer in ("in-use", "denied", "unavailable", "free"):
-        if answer in answers:
-            return answer
-    return "unavailable"
+    worst: tuple[Bind, ...] = ("in-use", "denied", "unavailable", "free")
+    return next((answer for answer in worst if answer in (*v4, *v6)), "unavailable")
 
 
 def _try(
@@ -129,8 +111,8 @@ def _try(
     port: Port,
     option: int | None,
     v6only: int = 1,
-) -> int | None:
-    """The errno that a bind ended with; 0 if it worked."""
+) -> Bind | None:
+    """What a bind says; None if this machine does not have the family."""
     with PROBING:
         sock = None
         try:
@@ -141,16 +123,12 @@ def _try(
                 sock.setsockopt(SOL_SOCKET, option, 1)
             sock.bind((address, port.number))
         except OSError as error:
-            return error.errno
+            if error.errno in _NO_SUCH_FAMILY:
+                return None
+            if error.errno in _IN_USE:
+                return "in-use"
+            return "denied" if error.errno in _DENIED else "unavailable"
         finally:
             if sock is not None:
                 sock.close()
-    return 0
-
-
-def _answer(error: int | None) -> Bind:
-    if error == 0:
-        return "free"
-    if error in _IN_USE:
-        return "in-use"
-    return "denied" if error in _DENIED else "unavailable"
+    return "free"

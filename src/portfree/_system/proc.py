@@ -1,7 +1,4 @@
-"""What /proc tells of a process: its files, read and understood.
-
-Facts from proc(5), cgroups(7), pid_namespaces(7) and time_namespaces(7).
-"""
+"""What /proc tells of a process: proc(5), cgroups(7), pid_namespaces(7), time_namespaces(7)."""
 
 from __future__ import annotations
 
@@ -33,7 +30,6 @@ _CONTAINER = re.compile(
     r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])|/lxc(?:\.payload)?[./]([^/]+)|/machine-([^/]+)\.scope"
 )
 _VARIABLE = re.compile(rb"[^=\0]+=")
-_DELETED = " (deleted)"
 
 
 class Stat(NamedTuple):
@@ -79,26 +75,16 @@ def read_stat(path: str) -> Stat | None:
 
 def _terminal(device: int) -> str | None:
     """The name of a terminal from its device number (Documentation/admin-guide/devices.txt)."""
-    if device == 0:
-        return None
     major, minor = os.major(device), os.minor(device)
     if 136 <= major <= 143:
         return f"pts/{(major - 136) * 256 + minor}"
     if major == 4:
         return f"tty{minor}" if minor < 64 else f"ttyS{minor - 64}"
-    return f"terminal {major}:{minor}"
+    return f"terminal {major}:{minor}" if device else None
 
 
-class Given(NamedTuple):
-    """What a process was started with."""
-
-    argv: tuple[str, ...]
-    marks: dict[str, str]
-    environment: Environment
-    complete: bool
-
-
-def given(folder: str) -> Given:
+def given(folder: str) -> tuple[tuple[str, ...], dict[str, str], Environment, bool]:
+    """What a process was started with: `argv`, `marks`, `environment`, `complete` of `Process`."""
     argv, environ = read(f"{folder}/cmdline"), read(f"{folder}/environ")
     # Programs that set their title (setproctitle, nginx) overwrite argv with one text and pad it.
     words = (argv or b"").rstrip(b"\0")
@@ -108,13 +94,10 @@ def given(folder: str) -> Given:
         # A title that is longer than the old command line runs on into the environment, and may
         # leave some of it behind: the environment that a process was given begins with a variable.
         state = "read" if _VARIABLE.match(environ) else "wiped"
-    return Given(
-        argv=tuple(map(os.fsdecode, words.split(b"\0"))) if words else (),
-        marks=kept((name, value) for name, _, value in (v.partition("=") for v in variables)),
-        environment=state,
-        # Only a process that is just ending has neither: some kernels show nothing then.
-        complete=None not in (argv, environ) and bool(argv or environ),
-    )
+    marks = kept((name, value) for name, _, value in (v.partition("=") for v in variables))
+    # Only a process that is just ending has neither: some kernels show nothing then.
+    complete = None not in (argv, environ) and bool(argv or environ)
+    return tuple(map(os.fsdecode, words.split(b"\0"))) if words else (), marks, state, complete
 
 
 def identity(folder: str) -> tuple[int | None, int]:
@@ -135,34 +118,28 @@ def directory(path: str) -> str | None:
     except OSError:
         return None
     # d_path() in the kernel's fs/d_path.c says so of a folder that is gone; one may be called so.
-    if target.endswith(_DELETED) and not os.path.lexists(target):
-        return target.removesuffix(_DELETED)
-    return target
+    gone = target.removesuffix(" (deleted)")
+    return target if gone == target or os.path.lexists(target) else gone
 
 
 def container(cgroup: str) -> str | None:
     for line in cgroup.splitlines():
-        # The innermost one: containers run in containers.
         names: list[str] = [name for found in _CONTAINER.findall(line) for name in found if name]
         if names:
-            return names[-1]
+            return names[-1]  # the innermost one: containers run in containers
     return None
 
 
 def unit(cgroup: str) -> str | None:
-    """The leaf unit of systemd, if it is a service.
-
-    The line of the unified hierarchy starts with ``0::``; on a machine that has only the old one,
-    systemd's own starts with ``1:name=systemd:``.
+    """The leaf unit of systemd, if it is a service. The line of the unified hierarchy starts with
+    ``0::``; on a machine that has only the old one, systemd's own starts with ``1:name=systemd:``.
     """
+    kinds = (".service", ".scope", ".slice")
     for line in cgroup.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers in ("", "name=systemd"):
-            kinds = (".service", ".scope", ".slice")
-            units = [part for part in path.split("/") if part.endswith(kinds)]
-            if units:
-                return units[-1] if units[-1].endswith(".service") else None
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        units = [part for part in path.split("/") if part.endswith(kinds)]
+        if controllers in ("", "name=systemd") and units:
+            return units[-1] if units[-1].endswith(".service") else None
     return None
 
 

@@ -1,8 +1,6 @@
 """The sockets on a port, read from /proc/net (proc(5)): slower, and the way out where sock_diag is
-refused, as under gVisor or a seccomp filter.
-
-The functions raise OSError where the tables cannot be read, or make no sense. TCP sockets that are
-bound and do not listen are missing: the kernel does not list them there.
+refused, as under gVisor or a seccomp filter. The kernel lists no TCP sockets there that are bound
+and do not listen. The functions raise OSError where the tables cannot be read, or make no sense.
 """
 
 from __future__ import annotations
@@ -75,7 +73,6 @@ def _end(text: str, family: socket.AddressFamily) -> tuple[str, int]:
     words, _, port = text.partition(":")
     if len(words) != (8 if family == socket.AF_INET else 32):
         raise ValueError(f"{words} is no address")
-    raw = b"".join(
-        int(words[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(words), 8)
-    )
+    numbers = (int(words[at : at + 8], 16) for at in range(0, len(words), 8))
+    raw = b"".join(number.to_bytes(4, sys.byteorder) for number in numbers)
     return address(family, raw), int(port, 16)

@@ -30,10 +30,8 @@ PATIENCE = 2.0
 # come through as they are, on macOS for instance (psutil issues 2708 and 2854).
 REFUSALS = (psutil.AccessDenied, OSError, RuntimeError, SystemError)
 
-# How often to look whether a process has ended. There is nothing to wait for: psutil's own wait()
-# returns only when the parent has reaped it.
+# How often to look whether a process has ended: psutil's own wait() is for its parent.
 _INTERVAL = 0.01
-
 # For how long a list of terminals is good: processes come and go at them at the pace of people.
 _MOMENT = 0.5
 
@@ -67,8 +65,6 @@ class PsutilSystem(CommonSystem):
         self._terminals_until = 0.0
         self._services: Mapping[int, str] | None = {}
         self._services_at: float | None = None
-
-    # Sockets
 
     def sockets(self, ports: Collection[Port], *, connections: bool = False) -> list[Socket]:
         with PROBING:
@@ -112,8 +108,6 @@ class PsutilSystem(CommonSystem):
         """The processes that may have one of these sockets open."""
         return psutil.pids()
 
-    # Processes
-
     def pids(self) -> Iterable[int]:
         return psutil.pids()
 
@@ -149,10 +143,7 @@ class PsutilSystem(CommonSystem):
         proc.send_signal(Signals[f"SIG{signal}"])
 
     def _facts(self, proc: psutil.Process, start: float) -> Process:
-        """The facts as psutil has them; a subclass corrects what its system tells in another way.
-
-        Raises psutil.NoSuchProcess if the process has ended.
-        """
+        """The facts as psutil has them; a subclass corrects what its system tells differently."""
         started = ask(proc.create_time)
         argv, environ, cwd = ask(proc.cmdline), ask(proc.environ), ask(proc.cwd) or None
         ppid, status, seat = ask(proc.ppid), ask(proc.status), self._seat(proc)
@@ -208,13 +199,11 @@ class PsutilSystem(CommonSystem):
         if (seen := self._terminals.get(proc.pid)) is not None:
             return Seat(owner, session, *seen)
         device = ask(proc.terminal)
-        return Seat(owner, session, None if device is None else device.removeprefix("/dev/"))
+        return Seat(owner, session, device and device.removeprefix("/dev/"))
 
     def _running_services(self) -> Mapping[int, str] | None:
         """The names of services by the pids that run them; None if they cannot be listed."""
         return {}
-
-    # Time
 
     def moment(self) -> float:
         return time.time()
@@ -229,10 +218,8 @@ class PsutilSystem(CommonSystem):
 
 
 class PsutilPin:
-    """A process held by its pid and start, compared again right before each signal: by us, and once
-    more by psutil.
-
-    Microseconds lie between that and the signal: macOS and the BSDs offer nothing like Linux's
+    """A process held by its pid and start, compared again right before each signal, by us and by
+    psutil. Microseconds lie between that and the signal: macOS and the BSDs offer nothing like a
     pidfd, but give pids out in turn, so that one does not come back at once.
     """
 
@@ -245,17 +232,15 @@ class PsutilPin:
         return self._find() is not None
 
     def send(self, signal: Signal) -> bool:
-        proc = self._find()
-        if proc is None:
-            return False
         try:
-            self._system.signal(proc, signal)
+            if proc := self._find():
+                self._system.signal(proc, signal)
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied as refusal:
             text = f"pid {self.pid} may not be signalled"
             raise PermissionError(errno.EPERM, text) from refusal
-        return True
+        return proc is not None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -269,9 +254,8 @@ class PsutilPin:
 
 
 def ask(question: Callable[[], T]) -> T | None:
-    """An answer of psutil; None if the process keeps it to itself, or has nothing to tell any more.
-
-    psutil says "no such process" of some facts of a zombie too, so that is for others to find out.
+    """An answer of psutil; None if the process keeps it to itself, or has nothing to tell any more:
+    psutil says "no such process" of some facts of a zombie too.
     """
     try:
         return question()
@@ -297,10 +281,8 @@ class _Id(NamedTuple):
 
 
 def _look_at_all(pids: Iterable[int], kind: str) -> tuple[dict[int, list[Socket]], int]:
-    """The sockets of these processes, and how many processes did not let us look.
-
-    Process by process, since psutil.net_connections() needs root on macOS, and names one of several
-    holders on Linux.
+    """The sockets of these processes, and how many did not let us look. Process by process, since
+    psutil.net_connections() needs root on macOS, and names one of several holders on Linux.
     """
     seen: dict[int, list[Socket]] = {}
     unreadable = 0
@@ -330,11 +312,8 @@ def read_sockets(connections: Iterable[Any]) -> list[Socket]:
         protocol: Protocol = "tcp" if connection.type == SOCK_STREAM else "udp"
         address, number = connection.laddr[:2]
         peer = endpoint(*connection.raddr[:2]) if connection.raddr else ""
-        state: State = "bound"
-        if connection.status in _STATES:
-            state = _STATES[connection.status]
-        elif peer:
-            state = "connected" if protocol == "udp" else "fading"
+        used: State = "connected" if protocol == "udp" else "fading"
+        state = _STATES.get(connection.status, used if peer else "bound")
         # A fading one is no process's, even if Windows lists it as the idle process's.
         id_ = None if state == "fading" else _Id(protocol, address, number, peer)
         found.append(Socket(id_, Port(number, protocol), state, address, peer=peer))
@@ -347,9 +326,7 @@ def kind_of(ids: Iterable[Hashable]) -> str:
 
 
 def _kind(asked: Iterable[str]) -> str:
-    """The narrowest kind with all of these: Linux reads a table of every socket of the machine for
-    each protocol and family, and does so anew for each process.
-    """
+    """The narrowest kind with all of these: psutil reads a table for each, pid by pid."""
     kinds = set(asked)
     protocols = {kind[:3] for kind in kinds}
     if len(protocols) != 1:

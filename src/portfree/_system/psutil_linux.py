@@ -1,7 +1,5 @@
-"""Linux through psutil, as ``PORTFREE_BACKEND=portable`` asks for it.
-
-It sees less than `linux` does: no TCP socket that is bound without listening, and not who holds one
-if only a thread that outlived its main thread does.
+"""Linux through psutil, as ``PORTFREE_BACKEND=portable`` asks for it. It sees no TCP socket that is
+bound without listening, nor what only a thread that outlived its main thread holds.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ class PsutilLinuxSystem(PsutilSystem):
 
     name = "linux"
     bind = staticmethod(dual_stack_bind)
+    moment = staticmethod(proc.moment)
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +62,3 @@ class PsutilLinuxSystem(PsutilSystem):
         # Elsewhere psutil says of every process that it runs.
         running = ask(process.status) == psutil.STATUS_RUNNING
         return super()._facts(process, start)._replace(running=running)
-
-    def moment(self) -> float:
-        return proc.moment()

@@ -1,8 +1,7 @@
 """The sockets on a port, asked of the Linux kernel by NETLINK_SOCK_DIAG (sock_diag(7)).
 
-Needs no privilege, tells the uid and the inode of every socket of our network namespace, and costs
-the same on a machine with ten processes or ten thousand. Structures: linux/netlink.h,
-linux/inet_diag.h; states: include/net/tcp_states.h.
+Needs no privilege, and costs the same with ten processes or ten thousand. Structures:
+linux/netlink.h, linux/inet_diag.h; states: include/net/tcp_states.h.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ _ATTEMPTS = 5  # for a list that changed while it was read
 
 def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
     """The sockets whose local port is one of *ports*; *connections*: also those that hold nothing.
-
     Raises OSError where the kernel does not answer (gVisor, a seccomp filter, no such protocol
     family), and for an answer that makes no sense.
     """
@@ -71,22 +69,18 @@ def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
             # A UDP socket is CLOSE or ESTABLISHED, and the mask does not pay for so short a list.
             states = _ANY_STATE if connections or protocol == "udp" else _HOLDING
             only = next(iter(numbers)) if len(numbers) == 1 else 0  # 0: the kernel filters none
-            found += [
-                each
-                for each in _list(link, protocol, states, only)
-                if each.port.number in numbers and (connections or each.holds)
-            ]
+            listed = _list(link, protocol, states, only)
+            listed = [each for each in listed if each.port.number in numbers]
+            found += [each for each in listed if connections or each.holds]
         if not connections:
             # Connections of sockets to themselves. To ask for both ends at once costs the kernel a
             # walk through its table, and us nothing more.
             missing = {p.number for p in ports if p.protocol == "tcp"}
             missing -= {each.port.number for each in found}
             for number in sorted(missing) if len(missing) <= _FEW else [0]:
-                found += [
-                    each
-                    for each in _list(link, "tcp", 1 << ESTABLISHED, number, number)
-                    if each.of_itself and each.port.number in missing
-                ]
+                listed = _list(link, "tcp", 1 << ESTABLISHED, number, number)
+                listed = [each for each in listed if each.of_itself]
+                found += [each for each in listed if each.port.number in missing]
     return found
 
 
@@ -155,11 +149,10 @@ def _read(payload: bytes, family: socket.AddressFamily, protocol: Protocol) -> S
         raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
     _, state, timer, _, sockid, expires, _, _, uid, inode = _MESSAGE.unpack_from(payload)
     near_port, far_port, near, far, _, _ = _SOCKID.unpack(sockid)
-    meaning = TCP_STATES.get(state, "connecting")
     return Socket(
         id=inode or None,  # 0: no process has it any more
         port=Port(near_port, protocol),
-        state=meaning,
+        state=TCP_STATES.get(state, "connecting"),
         address=address(family, near),
         uid=uid,
         peer=endpoint(address(family, far), far_port) if far_port else "",

@@ -29,10 +29,9 @@ class WindowsSystem(PsutilSystem):
         return "as an administrator: "
 
     def signal(self, proc: psutil.Process, signal: Signal) -> None:
-        """End the process, for Windows has no way to ask it; CONT does nothing.
-
-        psutil takes a refusal of TerminateProcess for the end of the process, which it mostly is
-        (its issue 1099): only the next survey proves anything.
+        """End the process, for Windows has no way to ask it; CONT does nothing. psutil takes a
+        refusal of TerminateProcess for the end of the process, which it mostly is (its issue 1099):
+        only the next survey proves anything.
         """
         if signal != "CONT":
             proc.kill()
@@ -47,9 +46,8 @@ class WindowsSystem(PsutilSystem):
             born = ask(psutil.Process(facts.ppid).create_time)
         except psutil.NoSuchProcess:
             return facts._replace(ppid=None)
-        if born is None or facts.started is None or born <= facts.started:
-            return facts
-        return facts._replace(ppid=None)
+        ended = born is not None and facts.started is not None and born > facts.started
+        return facts._replace(ppid=None) if ended else facts
 
     def _seat(self, proc: psutil.Process) -> Seat:
         return Seat(ask(proc.username))

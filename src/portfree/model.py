@@ -127,7 +127,7 @@ class Note(NamedTuple):
     """Something about a port that no holder explains."""
 
     kind: str
-    """``fading``, ``draining``, ``outgoing``, ``privileged``, ``invisible``, ``restarted``, …"""
+    """``closing``, ``draining``, ``outgoing``, ``privileged``, ``invisible``, ``restarted``, …"""
     text: str
     instead: str = ""
     """What to do about it; empty if nothing needs to be done."""

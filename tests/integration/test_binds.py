@@ -95,7 +95,7 @@ def test_a_udp_holder_is_never_shared_with(
     assert bind(Port(port.number, "tcp")) == "free"
 
 
-def test_fading_connections_refuse_only_who_does_not_reuse(
+def test_closing_connections_refuse_only_who_does_not_reuse(
     processes: Processes, bind: Callable[..., Bind]
 ) -> None:
     port = Port(processes.free_port())

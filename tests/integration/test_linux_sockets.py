@@ -88,7 +88,7 @@ def test_a_listener(opened: ExitStack, family: socket.AddressFamily) -> None:
     (found,) = sock_diag.dump([port], connections=False)
     assert found.uid == os.getuid()
     assert found.holds
-    assert (found.peer, found.fades_in) == ("", None)
+    assert (found.peer, found.closes_in) == ("", None)
 
 
 @pytest.mark.parametrize("family", [V4, V6])
@@ -164,7 +164,7 @@ def test_connections_are_listed_only_if_asked_for(opened: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("source", ["netlink", "text"])
-def test_a_fading_connection_and_how_long_it_fades(opened: ExitStack, source: str) -> None:
+def test_a_closing_connection_and_how_long_it_closes(opened: ExitStack, source: str) -> None:
     server, port = bound(opened)
     server.listen()
     client = opened.enter_context(socket.create_connection(server.getsockname()))
@@ -181,9 +181,9 @@ def test_a_fading_connection_and_how_long_it_fades(opened: ExitStack, source: st
 
     assert source == "text" or sock_diag.dump([port], connections=False) == []
     (found,) = look()
-    assert (found.id, found.state, found.holds) == (None, "fading", False)
-    assert found.fades_in is not None
-    assert 0 < found.fades_in <= 60
+    assert (found.id, found.state, found.holds) == (None, "closing", False)
+    assert found.closes_in is not None
+    assert 0 < found.closes_in <= 60
 
 
 def test_many_ports_in_one_look_are_the_same_as_one_by_one(opened: ExitStack) -> None:

@@ -492,4 +492,4 @@ def test_a_socket_that_is_connected_to_itself_is_left_behind_like_a_server(
     assert holder(outcome, process).verdict.rule == "orphan"
     assert not process.alive
     # Both ends were there, so the kernel keeps the connection for a minute (RFC 9293, 3.6).
-    assert "fading" in notes(outcome)
+    assert "closing" in notes(outcome)

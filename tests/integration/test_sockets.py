@@ -243,7 +243,7 @@ def test_a_socket_that_is_bound_and_does_not_listen(
         assert server.alive
 
 
-def test_fading_connections_of_a_dead_server_are_no_obstacle(
+def test_closing_connections_of_a_dead_server_are_no_obstacle(
     processes: Processes, project: Path, backend: str
 ) -> None:
     port = processes.free_port()
@@ -258,10 +258,10 @@ def test_fading_connections_of_a_dead_server_are_no_obstacle(
     assert freed.status == "freed"
     assert not server.alive
     assert (after.status, after.ok) == ("free", True)
-    assert "fading" in notes(after)
+    assert "closing" in notes(after)
     assert after.holders == ()
     if backend == "linux":
-        assert "1" in notes(after)["fading"]
+        assert "1" in notes(after)["closing"]
     assert is_free(port)  # with SO_REUSEADDR
 
 

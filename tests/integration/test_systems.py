@@ -134,7 +134,7 @@ def test_holding_is_looked_up_anew_each_time(processes: Processes, system: Syste
     assert system.sockets([port]) == []
 
 
-def test_fading_connections_belong_to_nobody(processes: Processes, system: System) -> None:
+def test_closing_connections_belong_to_nobody(processes: Processes, system: System) -> None:
     port = Port(processes.free_port())
     with socket.create_server(("127.0.0.1", port.number)) as server:
         visitor = socket.create_connection(("127.0.0.1", port.number))
@@ -144,7 +144,7 @@ def test_fading_connections_belong_to_nobody(processes: Processes, system: Syste
         visitor.close()
     assert system.sockets([port]) == []
     (left,) = system.sockets([port], connections=True)
-    assert (left.id, left.state, left.holds) == (None, "fading", False)
+    assert (left.id, left.state, left.holds) == (None, "closing", False)
 
 
 # Processes

@@ -251,7 +251,7 @@ def test_other_connections_hold_nothing() -> None:
     connection = Socket(1, Port(80), "connected", "127.0.0.1", peer="127.0.0.1:81")
     assert not connection.holds
     assert Socket(1, Port(80), "connected", "::1", peer="[::1]:80").holds
-    assert not Socket(1, Port(80), "fading", "::1", peer="[::1]:80").holds
+    assert not Socket(1, Port(80), "closing", "::1", peer="[::1]:80").holds
 
 
 # The lock of a folder of pytest

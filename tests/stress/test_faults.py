@@ -122,13 +122,13 @@ def live_run(project: Path) -> Situation:
     return Situation(system, (runner, server, daemon), wait=0.7)
 
 
-def fading(_: Path) -> Situation:
+def closing(_: Path) -> Situation:
     system = FakeSystem()
-    system.listen(None, state="fading", fades_in=30.0)
+    system.listen(None, state="closing", closes_in=30.0)
     return Situation(system)
 
 
-SITUATIONS = (unheld, orphan, attended, shared, supervised, live_run, fading)
+SITUATIONS = (unheld, orphan, attended, shared, supervised, live_run, closing)
 
 
 class Faulty:

@@ -280,7 +280,7 @@ def test_the_worst_of_machines_costs_no_more_than_the_bound(grace: float, wait: 
     system.supervise(nanny, system.server(8002, ppid=nanny.pid), after=0.3, port=8002)
     system.binds[Port(8003)] = "in-use"
     system.server(8004).hidden = True
-    system.listen(None, 8005, state="fading", fades_in=60.0)
+    system.listen(None, 8005, state="closing", closes_in=60.0)
 
     report = call(system, *range(8000, 8007), grace=grace, wait=wait)  # asserts it
 

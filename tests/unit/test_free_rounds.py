@@ -129,17 +129,17 @@ def test_the_last_look_believes_the_bind_alone(system: FakeSystem) -> None:
     assert [o.status for o in freeing.run(list(ports)).outcomes] == ["free", "busy"]
 
 
-def test_the_last_look_sees_past_the_fading_connections_of_a_dead_server(
+def test_the_last_look_sees_past_the_closing_connections_of_a_dead_server(
     system: FakeSystem,
 ) -> None:
     port = Port(8000)
-    system.listen(None, 8000, state="fading", peer="127.0.0.1:40000", fades_in=59.0)
+    system.listen(None, 8000, state="closing", peer="127.0.0.1:40000", closes_in=59.0)
     freeing = Freeing(Request((port,)), system=system)
     freeing.deadline = 0.0  # the time is over
 
     (outcome,) = freeing.run([port]).outcomes
     assert outcome.ok
-    assert [note.kind for note in outcome.notes] == ["fading"]
+    assert [note.kind for note in outcome.notes] == ["closing"]
 
 
 def test_a_server_that_is_just_ending_is_waited_for_and_not_told_of(system: FakeSystem) -> None:

@@ -103,8 +103,8 @@ def test_the_page_stays_small() -> None:
 
 
 def test_a_note_has_a_row_of_its_own() -> None:
-    noted = Outcome(Port(8000), "free", notes=(Note("fading", "connections are fading", "wait"),))
-    assert cells(as_markdown(report(noted)))[0][4] == "connections are fading; wait"
+    noted = Outcome(Port(8000), "free", notes=(Note("closing", "connections are closing", "wait"),))
+    assert cells(as_markdown(report(noted)))[0][4] == "connections are closing; wait"
 
 
 def test_annotations_name_busy_ports_warnings_and_leaks() -> None:

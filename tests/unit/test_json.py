@@ -16,7 +16,7 @@ def _with(holder: HolderReport) -> Outcome:
 
 
 def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
-    note = Note("fading", "3 connections fading")
+    note = Note("closing", "3 connections closing")
     report = report_of(FREED, BUSY, FREE._replace(notes=(note,)))
 
     assert check(as_json(report)) == {
@@ -120,8 +120,8 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
                 "holders": [],
                 "notes": [
                     {
-                        "kind": "fading",
-                        "text": "3 connections fading",
+                        "kind": "closing",
+                        "text": "3 connections closing",
                         "instead": None,
                         "advice": None,
                         "ending": None,

@@ -104,8 +104,8 @@ def test_what_was_said_of_a_port_that_is_free_by_now_is_taken_back(system: FakeS
     outcomes.still_held([PORT])
     outcomes.note(PORT, Note("restarted", "again"))
     assert [n.kind for n in only(outcomes.report()).notes] == ["restarted"]
-    outcomes.set_status(PORT, "free", [Note("fading", "1 connection")])
-    assert [n.kind for n in only(outcomes.report()).notes] == ["fading"]
+    outcomes.set_status(PORT, "free", [Note("closing", "1 connection")])
+    assert [n.kind for n in only(outcomes.report()).notes] == ["closing"]
 
 
 def test_how_long_each_port_took(system: FakeSystem) -> None:

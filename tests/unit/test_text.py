@@ -166,15 +166,15 @@ def test_workers_of_several_roots_of_one_fate_stand_after_the_last() -> None:
 
 
 def test_notes_have_lines_of_their_own() -> None:
-    fading = Note("fading", "3 connections of a dead server fading, 42 s more")
+    closing = Note("closing", "3 connections of a dead server closing, 42 s more")
     outgoing = Note("outgoing", "curl (pid 5) has a connection", "wait until it is closed")
 
     assert _text(
-        Outcome(Port(8000), "free", notes=(fading,)),
+        Outcome(Port(8000), "free", notes=(closing,)),
         Outcome(Port(8001, "udp"), "busy", ok=False, notes=(outgoing,)),
     ) == (
         "8000/tcp: free\n"
-        "  3 connections of a dead server fading, 42 s more\n"
+        "  3 connections of a dead server closing, 42 s more\n"
         "8001/udp: busy\n"
         "  curl (pid 5) has a connection\n"
         "    try:     wait until it is closed"
@@ -204,7 +204,7 @@ def test_a_long_run_of_free_ports_is_one_line() -> None:
 
 
 def test_a_free_port_with_a_note_is_not_lost_in_a_run() -> None:
-    noted = FREE._replace(port=Port(2), notes=(Note("fading", "something fades"),))
+    noted = FREE._replace(port=Port(2), notes=(Note("closing", "something fades"),))
 
     assert _lines(_text(*_free(1), noted, *_free(3))) == [
         *("1/tcp: free", "2/tcp: free", "something fades", "3/tcp: free")

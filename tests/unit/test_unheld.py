@@ -26,47 +26,47 @@ def note(outcome: Outcome) -> Note:
     return found
 
 
-def fading(system: FakeSystem, *seconds: float | None, port: int = 8000) -> None:
+def closing(system: FakeSystem, *seconds: float | None, port: int = 8000) -> None:
     """Connections of a server that has ended."""
     for left in seconds:
-        system.listen(None, port, state="fading", peer="127.0.0.1:40000", fades_in=left)
+        system.listen(None, port, state="closing", peer="127.0.0.1:40000", closes_in=left)
 
 
-# Fading connections
+# Closing connections
 
 
-def test_fading_connections_do_not_keep_the_port_from_most_servers(system: FakeSystem) -> None:
-    fading(system, 12.2, 59.6, 3.0)
+def test_closing_connections_do_not_keep_the_port_from_most_servers(system: FakeSystem) -> None:
+    closing(system, 12.2, 59.6, 3.0)
     outcome = only(call(system))
     assert (outcome.status, outcome.ok) == ("free", True)
-    text = "3 connections of a dead server fading, 60 s more; "
+    text = "3 connections of a dead server closing, 60 s more; "
     text += "a server that sets SO_REUSEADDR, as most do, can start now"
-    assert note(outcome) == Note("fading", text)
+    assert note(outcome) == Note("closing", text)
 
 
-def test_fading_connections_that_refuse_everybody_keep_it_busy(system: FakeSystem) -> None:
-    fading(system, 30.0)
+def test_closing_connections_that_refuse_everybody_keep_it_busy(system: FakeSystem) -> None:
+    closing(system, 30.0)
     system.blocking_reuse.add(PORT)
     outcome = only(call(system))
     assert (outcome.status, outcome.ok) == ("busy", False)
     assert note(outcome) == Note(
-        "fading",
-        "1 connection of a dead server fading, 30 s more",
+        "closing",
+        "1 connection of a dead server closing, 30 s more",
         "wait that long, or give the tests another port",
     )
 
 
 def test_how_long_they_fade_is_not_always_told(system: FakeSystem) -> None:
-    fading(system, None)
+    closing(system, None)
     assert "60 s more" in note(only(call(system))).text
 
 
-def test_what_fades_after_a_stop_is_said_too(system: FakeSystem) -> None:
+def test_what_closes_after_a_stop_is_said_too(system: FakeSystem) -> None:
     server = system.server()
-    server.at_end.append(lambda: fading(system, 60.0))
+    server.at_end.append(lambda: closing(system, 60.0))
     outcome = only(call(system))
     assert outcome.status == "freed"
-    assert note(outcome).kind == "fading"
+    assert note(outcome).kind == "closing"
 
 
 # Live connections
@@ -270,21 +270,21 @@ def test_probes_one_after_the_other_do_not_make_a_port_busy(system: FakeSystem) 
     assert system.signals == []
 
 
-def test_a_probe_among_fading_connections_does_not_make_the_port_busy(
+def test_a_probe_among_closing_connections_does_not_make_the_port_busy(
     system: FakeSystem,
 ) -> None:
-    fading(system, 40.0)
+    closing(system, 40.0)
     system.probe(8000, lasts=0.0049)
     outcome = only(call(system))
-    assert (outcome.status, note(outcome).kind) == ("free", "fading")
+    assert (outcome.status, note(outcome).kind) == ("free", "closing")
 
 
 def test_a_refusal_that_lasts_for_a_moment_is_asked_again(system: FakeSystem) -> None:
-    fading(system, 40.0)
+    closing(system, 40.0)
     system.blocking_reuse.add(PORT)
     system.after(0.03, system.blocking_reuse.clear)
     outcome = only(call(system))
-    assert (outcome.status, note(outcome).kind) == ("free", "fading")
+    assert (outcome.status, note(outcome).kind) == ("free", "closing")
 
 
 def test_a_port_that_is_probed_for_ever_is_busy_at_the_end_of_the_time(
@@ -340,14 +340,14 @@ def test_hundreds_of_ports_take_no_longer_than_one(system: FakeSystem, state: st
 
 
 def test_every_port_gets_its_own_answer(system: FakeSystem) -> None:
-    fading(system, 5.0, port=8001)
+    closing(system, 5.0, port=8001)
     system.binds |= {Port(8002): "denied", Port(8003): "in-use", Port(8004): "unavailable"}
     taken: Hashable = system.listen(None, 8005)
     found = unheld(system, [Port(number) for number in range(8000, 8006)])
     kinds = {port.number: [n.kind for n in finding.notes] for port, finding in found.items()}
     assert kinds == {
         8000: [],
-        8001: ["fading"],
+        8001: ["closing"],
         8002: ["privileged"],
         8003: ["invisible"],
         8004: ["untested"],

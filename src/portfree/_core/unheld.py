@@ -111,7 +111,7 @@ def _with_connections(
     system: System, using: Mapping[Port, Sequence[Socket]], *, usable: bool
 ) -> dict[Port, Finding]:
     """The states of ports that are used by connections alone."""
-    live = {s.id for sockets in using.values() for s in sockets if s.state != "fading"} - {None}
+    live = {s.id for sockets in using.values() for s in sockets if s.state != "closing"} - {None}
     owners = system.owners(live) if live else Owners({})  # one look at all processes
     status: Status = "free" if usable else "busy"
     return {
@@ -122,14 +122,14 @@ def _with_connections(
 
 def _connected(system: System, sockets: Sequence[Socket], owners: Owners, *, usable: bool) -> Note:
     can = "a server that sets SO_REUSEADDR, as most do, can start now"
-    live = [socket for socket in sockets if socket.state != "fading"]
+    live = [socket for socket in sockets if socket.state != "closing"]
     if not live:
-        fade = max((s.fades_in for s in sockets if s.fades_in is not None), default=60.0)
+        fade = max((s.closes_in for s in sockets if s.closes_in is not None), default=60.0)
         dead = f"{len(sockets)} connection{'s' * (len(sockets) != 1)}"
-        text = f"{dead} of a dead server fading, {fade:.0f} s more"
+        text = f"{dead} of a dead server closing, {fade:.0f} s more"
         if usable:
-            return Note("fading", f"{text}; {can}")
-        return Note("fading", text, "wait that long, or give the tests another port")
+            return Note("closing", f"{text}; {can}")
+        return Note("closing", text, "wait that long, or give the tests another port")
     pids = (pid for socket in live for pid in sorted(owners.pids.get(socket.id, ())))
     owner = next(filter(None, map(system.process, pids)), None)
     whose = named(owner) if owner else "a process that cannot be seen"

@@ -32,7 +32,7 @@ class DarwinSystem(PsutilSystem):
                 address, _, number = words[3].rpartition(".")
                 host, _, far = words[4].rpartition(".")
                 if number.isdecimal() and (port := Port(int(number))) in ports:
-                    found.append(Socket(None, port, "fading", address, peer=endpoint(host, far)))
+                    found.append(Socket(None, port, "closing", address, peer=endpoint(host, far)))
         return list(dict.fromkeys(found))
 
     def _facts(self, proc: psutil.Process, start: float) -> Process:

@@ -18,10 +18,10 @@ Bind = Literal["free", "in-use", "denied", "unavailable"]
 """What bind(2) said: it worked; EADDRINUSE; EACCES or EPERM; or something else (no such address
 family, no memory), from which nothing is known."""
 
-State = Literal["listening", "bound", "connected", "connecting", "fading"]
+State = Literal["listening", "bound", "connected", "connecting", "closing"]
 """What a socket does with its port: ``listening`` and ``bound`` hold it; ``bound`` is neither
 listening nor connected, as every UDP server is. ``connected`` and ``connecting`` only use the
-number at their own end. ``fading`` is a closed connection that the kernel keeps for a while
+number at their own end. ``closing`` is a closed connection that the kernel keeps for a while
 (TIME_WAIT, FIN_WAIT2 and the like, RFC 9293 3.3.2)."""
 
 Signal = Literal["TERM", "CONT", "INT", "KILL"]
@@ -94,8 +94,8 @@ class Socket(NamedTuple):
     """Its owner, where the kernel tells (Linux does of every socket, without privilege)."""
     peer: str = ""
     """The other end of a connection, ``"192.0.2.7:443"``."""
-    fades_in: float | None = None
-    """In how many seconds the kernel forgets a fading connection, where it tells."""
+    closes_in: float | None = None
+    """In how many seconds the kernel forgets a closing connection, where it tells."""
 
     @property
     def holds(self) -> bool:

@@ -62,11 +62,11 @@ def dual_stack_bind(
     port: Port, *, reuse: bool = False, factory: Callable[[int, int], socket] = socket
 ) -> Bind:
     """Bind the port on every address of both families at once, as Linux allows: one bind to ``::``
-    with V6ONLY off is refused by a holder on any address. With *reuse* it is not refused by fading
+    with V6ONLY off is refused by a holder on any address. With *reuse* it is not refused by closing
     connections, nor by a TCP socket that is bound, does not listen and has SO_REUSEADDR itself
     (socket(7)): free then means free only if the kernel lists no holder either.
     """
-    # Never for UDP: there it lets two servers share a port, and nothing fades (socket(7)).
+    # Never for UDP: there it lets two servers share a port, and nothing closes (socket(7)).
     option = SO_REUSEADDR if reuse and port.protocol == "tcp" else None
     said = _try(factory, AF_INET6, _V6_ANY, port, option, v6only=0)
     # Not remembered: it costs a microsecond, and a wrong memory would miss a holder on ::1.
@@ -91,7 +91,7 @@ def exclusive_bind(
 ) -> Bind:
     """Bind the port on each address as Windows wants it, with SO_EXCLUSIVEADDRUSE: without it, a
     bind to another address than the holder's succeeds. *reuse* changes nothing: SO_REUSEADDR takes
-    a port away from its holder there, and fading connections refuse none.
+    a port away from its holder there, and closing connections refuse none.
     """
     return _try_each(factory, port, _SO_EXCLUSIVEADDRUSE)
 

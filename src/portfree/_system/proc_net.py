@@ -56,7 +56,7 @@ def _row(line: str, family: socket.AddressFamily, protocol: Protocol) -> Socket:
     far_address, far_port = _end(far, family)
     # 03:00001770 is a TIME_WAIT timer with 60 s left, in hundredths of a second.
     kind, _, left = timer.partition(":")
-    fades_in = int(left, 16) / _USER_HZ if int(kind, 16) == TIME_WAIT_TIMER else None
+    closes_in = int(left, 16) / _USER_HZ if int(kind, 16) == TIME_WAIT_TIMER else None
     return Socket(
         id=int(inode) or None,
         port=Port(near_port, protocol),
@@ -64,7 +64,7 @@ def _row(line: str, family: socket.AddressFamily, protocol: Protocol) -> Socket:
         address=near_address,
         uid=int(uid),
         peer=endpoint(far_address, far_port) if far_port else "",
-        fades_in=fades_in,
+        closes_in=closes_in,
     )
 
 

@@ -312,10 +312,10 @@ def read_sockets(connections: Iterable[Any]) -> list[Socket]:
         protocol: Protocol = "tcp" if connection.type == SOCK_STREAM else "udp"
         address, number = connection.laddr[:2]
         peer = endpoint(*connection.raddr[:2]) if connection.raddr else ""
-        used: State = "connected" if protocol == "udp" else "fading"
+        used: State = "connected" if protocol == "udp" else "closing"
         state = _STATES.get(connection.status, used if peer else "bound")
-        # A fading one is no process's, even if Windows lists it as the idle process's.
-        id_ = None if state == "fading" else _Id(protocol, address, number, peer)
+        # A closing one is no process's, even if Windows lists it as the idle process's.
+        id_ = None if state == "closing" else _Id(protocol, address, number, peer)
         found.append(Socket(id_, Port(number, protocol), state, address, peer=peer))
     return found
 

@@ -38,14 +38,14 @@ TCP_STATES: dict[int, State] = {
     1: "connected",  # ESTABLISHED
     2: "connecting",  # SYN_SENT
     3: "connecting",  # SYN_RECV
-    4: "fading",  # FIN_WAIT1
-    5: "fading",  # FIN_WAIT2
-    6: "fading",  # TIME_WAIT
+    4: "closing",  # FIN_WAIT1
+    5: "closing",  # FIN_WAIT2
+    6: "closing",  # TIME_WAIT
     _CLOSE: "bound",
     8: "connected",  # CLOSE_WAIT: our end is still open
-    9: "fading",  # LAST_ACK
+    9: "closing",  # LAST_ACK
     LISTEN: "listening",
-    11: "fading",  # CLOSING
+    11: "closing",  # CLOSING
     12: "connecting",  # NEW_SYN_RECV
 }
 
@@ -156,7 +156,7 @@ def _read(payload: bytes, family: socket.AddressFamily, protocol: Protocol) -> S
         address=address(family, near),
         uid=uid,
         peer=endpoint(address(family, far), far_port) if far_port else "",
-        fades_in=expires / 1000 if timer == TIME_WAIT_TIMER else None,
+        closes_in=expires / 1000 if timer == TIME_WAIT_TIMER else None,
     )
 
 

@@ -70,7 +70,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakePsutil:
     return FakePsutil(monkeypatch)
 
 
-def test_netstat_tells_of_fading_connections(machine: FakePsutil) -> None:
+def test_netstat_tells_of_closing_connections(machine: FakePsutil) -> None:
     listening = SimpleNamespace(
         status=psutil.CONN_LISTEN, laddr=("127.0.0.1", 8000), raddr=(), type=1
     )
@@ -80,8 +80,8 @@ def test_netstat_tells_of_fading_connections(machine: FakePsutil) -> None:
     assert mac.asked == []
     assert mac.sockets([port], connections=True) == [
         listener,
-        Socket(None, port, "fading", "127.0.0.1", peer="127.0.0.1:53412"),
-        Socket(None, port, "fading", "fe80::1234:5678", peer="[fe80::1234:5678]:53413"),
+        Socket(None, port, "closing", "127.0.0.1", peer="127.0.0.1:53412"),
+        Socket(None, port, "closing", "fe80::1234:5678", peer="[fe80::1234:5678]:53413"),
     ]
     assert mac.asked == [["netstat", "-an", "-p", "tcp"]]
     # Without netstat, what psutil lists is left.

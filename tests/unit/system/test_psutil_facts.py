@@ -91,12 +91,12 @@ LISTENING = connection(psutil.CONN_LISTEN)
         (connection(psutil.CONN_CLOSE_WAIT, far=FAR), "connected"),
         (connection(psutil.CONN_SYN_SENT, far=FAR), "connecting"),
         (connection(psutil.CONN_SYN_RECV, far=FAR), "connecting"),
-        (connection(psutil.CONN_FIN_WAIT1, far=FAR), "fading"),
-        (connection(psutil.CONN_FIN_WAIT2, far=FAR), "fading"),
-        (connection(psutil.CONN_LAST_ACK, far=FAR), "fading"),
-        (connection(psutil.CONN_CLOSING, far=FAR), "fading"),
-        (connection(psutil.CONN_TIME_WAIT, far=FAR), "fading"),
-        (connection(psutil.CONN_CLOSE, far=FAR), "fading"),  # reset, its descriptor still open
+        (connection(psutil.CONN_FIN_WAIT1, far=FAR), "closing"),
+        (connection(psutil.CONN_FIN_WAIT2, far=FAR), "closing"),
+        (connection(psutil.CONN_LAST_ACK, far=FAR), "closing"),
+        (connection(psutil.CONN_CLOSING, far=FAR), "closing"),
+        (connection(psutil.CONN_TIME_WAIT, far=FAR), "closing"),
+        (connection(psutil.CONN_CLOSE, far=FAR), "closing"),  # reset, its descriptor still open
     ],
 )
 def test_every_state_of_a_socket(
@@ -107,7 +107,7 @@ def test_every_state_of_a_socket(
     (found,) = system.sockets([Port(8000, protocol)], connections=True)
     assert found.state == state
     assert found.peer == ("192.0.2.7:443" if seen.raddr else "")
-    assert (found.id is None) == (state == "fading")
+    assert (found.id is None) == (state == "closing")
     assert system.sockets([Port(8000, protocol)]) == ([found] if found.holds else [])
     assert system.listeners() == ([found] if state == "listening" else [])
 

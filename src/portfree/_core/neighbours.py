@@ -77,6 +77,11 @@ def may_be_original(near: Neighbour, holder: Holder, forked: Process) -> bool:
     return leader.forked is not False or leader.argv == forked.argv
 
 
+def may_be_same_user(one: Process, other: Process) -> bool:
+    """Whether two processes have one owner; also if that of either is not told."""
+    return one.owner is None or other.owner in (None, one.owner)
+
+
 def _may_be_of(runner: Process, child: Process) -> bool:
     """Whether a process of one owner may have started a process of the other."""
     owners = {runner.owner, child.owner}
@@ -90,7 +95,7 @@ def _may_share_a_project(near: Neighbour, holder: Holder) -> bool:
     """
     theirs, its = near.project, holder.project
     # Only root reads where root's processes work, and those of containers are mostly root's.
-    hides = near.process.cwd is None and near.process.owner == holder.process.owner
+    hides = near.process.cwd is None and may_be_same_user(near.process, holder.process)
     if its is None or its == theirs or hides:
         return True
     if theirs is None or holder.repository is not None:

@@ -39,6 +39,7 @@ from portfree._core.neighbours import (
     is_agent,
     is_runner,
     may_be_original,
+    may_be_same_user,
     may_have_started,
     other_job,
 )
@@ -336,7 +337,7 @@ def _in_ended_run(element: str, holder: Holder, context: Context) -> Origin | No
             if process.readable and process.pid != 1 and not programs.is_listed_reaper(process)
         )
         # Only root reads the environments of root's processes: they are not suspected.
-        hides = near.process.owner == holder.process.owner
+        hides = may_be_same_user(near.process, holder.process)
         value = next(told, element if hides else "")
         if element in run_id.elements(value) and may_have_started(near, holder):
             return _in_use("id", near)

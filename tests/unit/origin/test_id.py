@@ -24,6 +24,8 @@ from helpers.plain_processes import (
     INIT,
     OUR_PYTEST,
     OUR_SHELL,
+    ROOT,
+    THEIR_PYTEST,
     THEIR_SHELL,
     fork,
     process,
@@ -158,6 +160,24 @@ ID = [
         orphan(marks=run_id(THEIRS)),
         live(LEFT_AGENT, alone=True),
         context(neighbours=(neighbour(LEFT_AGENT, INIT, project=ELSEWHERE),)),
+    ),
+    *(
+        scene(
+            f"it has ended, and a runner does not tell its marks, {what}",
+            orphan(marks=run_id(THEIRS)),
+            live(hidden, alone=True),
+            beside(hidden, INIT),
+        )
+        for what, hidden in {
+            "of its user": THEIR_PYTEST._replace(environment="wiped"),
+            "of a user that is not told": THEIR_PYTEST._replace(environment="wiped", owner=None),
+        }.items()
+    ),
+    scene(
+        "it has ended, and a runner of root does not tell its marks",
+        orphan(marks=run_id(THEIRS)),
+        LEFT_BY_THEM,
+        beside(THEIR_PYTEST._replace(environment="unreadable", owner=ROOT), INIT),
     ),
     *(
         scene(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from helpers.builders import context, holder, socket
 from helpers.plain_processes import BOB, ELSEWHERE, HOME, INIT, ME, PROJECT, ROOT, process
 from helpers.scenes import INNER, OURS, THEIRS, TWELVE
+from portfree._core import run_id
 from portfree._core.ancestry import Holder
 from portfree._core.context import Context, Neighbour, Phase
 from portfree._core.judge import judge, judge_all, veto
@@ -116,7 +117,10 @@ def machines(draw: st.DrawFn, platform: str | None = None) -> Machine:
             )
         )
     others = draw(st.lists(st.sampled_from(everybody), max_size=3))
-    own_ids = draw(st.sampled_from([(), (OURS,), (OURS, INNER), (THEIRS,)]))
+    # What our ancestors bear is ours.
+    told = next((p.marks[run_id.RUN_ID] for p in ours if run_id.RUN_ID in p.marks), "")
+    outside = st.sampled_from([(), (OURS,), (OURS, INNER), (THEIRS,)])
+    own_ids = run_id.elements(told) or draw(outside)
     asked = context(
         platform=platform or draw(st.sampled_from(["linux", "darwin", "win32"])),
         scope=draw(st.sampled_from(SCOPES)),

@@ -238,6 +238,8 @@ def serve(options: argparse.Namespace, then: Callable[[], object] | None = None)
     if options.connect:
         connect(options.connect)
 
+    if options.flush:  # before anything can reach it
+        flush_slowly(options.flush, options.flush_seconds)
     listeners = [bind(text, socket.SOCK_STREAM, options) for text in options.tcp]
     for listener in listeners:
         listener.listen(64)
@@ -246,8 +248,6 @@ def serve(options: argparse.Namespace, then: Callable[[], object] | None = None)
         listeners + [bind(text, socket.SOCK_DGRAM, options) for text in options.udp],
         close_first=options.close_first,
     )
-    if options.flush:
-        flush_slowly(options.flush, options.flush_seconds)
     if options.wipe:
         wipe()
     if options.run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import astuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from helpers.processes import Processes
 
 settings.register_profile("stress", max_examples=2_000, deadline=None)
+# Measuring coverage takes several times as long. The other Pythons try all examples.
+settings.register_profile("covered", max_examples=30)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "stress: only with --stress, for it takes long")
     if config.getoption("--stress"):
         settings.load_profile("stress")
+    elif "COVERAGE_RUN" in os.environ:
+        settings.load_profile("covered")
     # The folders that pytest would choose tell portfree which session a server was born in, and
     # everything in these tests would be ours. Those of xdist's workers lie in their controller's.
     if not config.option.basetemp:

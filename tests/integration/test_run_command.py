@@ -412,7 +412,7 @@ def test_servers_on_other_ports(
     processes: Processes, leaks: str | None, code: int, *, alive: bool
 ) -> None:
     port, other = processes.free_port(), processes.free_port()
-    words = [] if leaks is None else ["--leaks", leaks]
+    words = [] if leaks is None else ["--leaks", leaks, "--grace", "1"]
     mark = "tests/test_api.py::test_search (setup)"
 
     ended, output = run(
@@ -433,7 +433,9 @@ def test_servers_on_other_ports(
 def test_a_failure_is_not_hidden_by_leaks(processes: Processes) -> None:
     port, other = processes.free_port(), processes.free_port()
 
-    code, _ = run(processes, str(port), "--leaks", "fail", "--", *leaver(3, other, tcp(other)))
+    code, _ = run(
+        processes, str(port), "--leaks", "fail", "--grace", "1", "--", *leaver(3, other, tcp(other))
+    )
 
     assert code == 3
     assert not accepts(other)
@@ -445,7 +447,7 @@ def test_a_failure_is_not_hidden_by_leaks(processes: Processes) -> None:
 def test_the_report_says_it_all(processes: Processes, project: Path) -> None:
     port, other = processes.free_port(), processes.free_port()
     server = processes.attended(tcp(port), cwd=project)
-    words = [str(port), "--leaks", "stop", "--report", "report.json", "--"]
+    words = [str(port), "--leaks", "stop", "--grace", "1", "--report", "report.json", "--"]
 
     run(processes, *words, *leaver(3, other, tcp(other)))
 
@@ -464,7 +466,7 @@ def test_the_report_is_not_ok_where_what_was_left_forbids_it(
     processes: Processes, project: Path, leaks: str, *, ok: bool
 ) -> None:
     port, other = processes.free_port(), processes.free_port()
-    words = [str(port), "--leaks", leaks, "--report", "report.json", "--"]
+    words = [str(port), "--leaks", leaks, "--grace", "1", "--report", "report.json", "--"]
 
     run(processes, *words, *leaver(0, other, tcp(other)))
 

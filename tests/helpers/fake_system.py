@@ -271,7 +271,12 @@ class FakeSystem:
 
     def listeners(self) -> list[Socket]:
         with self._asked("listeners"):
-            return [s for s in self._sockets() if s.state == "listening"]
+            serves = {"tcp": "listening", "udp": "bound"}
+            return [s for s in self._sockets() if s.state == serves[s.port.protocol]]
+
+    @property
+    def lists_quickly(self) -> bool:
+        return True
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         with self._asked("owners"):
@@ -292,6 +297,9 @@ class FakeSystem:
     def lock(self, folder: str) -> Lock | bool:
         with self._asked("lock"):
             return self.locks.get(folder, False)
+
+    def newest(self) -> int | None:
+        return max(self.actors.keys() - {os.getpid()})  # which is given by no fake
 
     def moment(self) -> float:
         return _BOOT + round(self._clock * _TICKS_PER_SECOND)

@@ -235,13 +235,17 @@ def find_users(system: System, seen: Survey) -> bool:
     """Find the processes that have a connection with a holder that is judged an orphan; False if
     there are none. Only for these: to know the far ends takes a look at all processes.
     """
-    reader = Reader(system)
     for suspect in (each for each in seen.suspects if each.verdict.rule == "orphan"):
-        holder = suspect.holder
-        listening = [socket.id for socket in holder.sockets if not socket.of_itself]
-        far = map(reader.process, sorted(system.peers(holder.pid, but=listening)))
-        users = [_holder(reader, p, set(), pinned=False) for p in far if p and not p.zombie]
-        # What the holder has started itself uses it as a part of the same server.
-        others = tuple(user for user in users if not user.descends_from(holder.process))
-        suspect.holder = holder._replace(users=others)
+        suspect.holder = suspect.holder._replace(users=users_of(system, suspect.holder))
     return any(holder.users for holder in seen.holders)
+
+
+def users_of(system: System, holder: Holder) -> tuple[Holder, ...]:
+    """The processes that have a connection with a holder, without those that it has started: they
+    use it as a part of the same server.
+    """
+    reader = Reader(system)
+    listening = [socket.id for socket in holder.sockets if not socket.of_itself]
+    far = map(reader.process, sorted(system.peers(holder.pid, but=listening)))
+    users = [_holder(reader, p, set(), pinned=False) for p in far if p and not p.zombie]
+    return tuple(user for user in users if not user.descends_from(holder.process))

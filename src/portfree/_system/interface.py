@@ -235,7 +235,13 @@ class System(Protocol):
         """
 
     def listeners(self) -> list[Socket]:
-        """Every listening TCP socket. Raises OSError if the system does not tell."""
+        """Every listening TCP socket, and every UDP socket that is bound and not connected. Raises
+        OSError if the system does not tell.
+        """
+
+    @property
+    def lists_quickly(self) -> bool:
+        """Whether `listeners` costs well below a millisecond, so that one may ask all the time."""
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         """Every process that has one of these sockets open, from one look at all processes."""
@@ -251,6 +257,9 @@ class System(Protocol):
 
     def moment(self) -> float:
         """The present time, in the unit of `Process.start`."""
+
+    def newest(self) -> int | None:
+        """The pid that was given last; None if the system does not tell."""
 
     def process(self, pid: int) -> Process | None:
         """The facts about a process; None if there is no such process (any more)."""

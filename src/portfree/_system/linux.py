@@ -23,6 +23,7 @@ class LinuxSystem(CommonSystem):
     name = "linux"
     bind = staticmethod(dual_stack_bind)
     moment = staticmethod(proc.moment)
+    newest = staticmethod(proc.newest)
 
     def __init__(self, root: str = "/proc") -> None:
         self._proc = root
@@ -45,9 +46,17 @@ class LinuxSystem(CommonSystem):
 
     def listeners(self) -> list[Socket]:
         try:
-            return sock_diag.in_state(sock_diag.LISTEN)
+            return sock_diag.listeners()
         except OSError:
             return proc_net.listeners()
+
+    @property
+    def lists_quickly(self) -> bool:
+        try:
+            sock_diag.listeners()
+        except OSError:
+            return False
+        return True
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         wanted = {f"socket:[{id_}]": id_ for id_ in ids}
@@ -72,7 +81,7 @@ class LinuxSystem(CommonSystem):
         try:
             own = {link for link in self._descriptors(pid) if link.startswith("socket:")}
             own.difference_update(f"socket:[{id_}]" for id_ in but)
-            connections = sock_diag.in_state(sock_diag.ESTABLISHED) if own else []
+            connections = sock_diag.connections() if own else []
         except OSError:
             return frozenset()
         # The far end of a connection is the one whose own address is this one's peer.

@@ -33,8 +33,11 @@ def read(
 
 
 def listeners(root: Path = Path("/proc/self/net")) -> list[Socket]:
-    """Every listening TCP socket of our network namespace."""
-    return [found for found in _sockets(root, "tcp") if found.state == "listening"]
+    """Every listening TCP socket of our network namespace, and every bound UDP socket."""
+    return [
+        *(found for found in _sockets(root, "tcp") if found.state == "listening"),
+        *(found for found in _sockets(root, "udp") if found.state == "bound"),
+    ]
 
 
 def _sockets(root: Path, protocol: Protocol) -> Iterator[Socket]:

@@ -73,8 +73,13 @@ class PsutilSystem(CommonSystem):
         return list(dict.fromkeys(wanted))
 
     def listeners(self) -> list[Socket]:
-        every = self._every_socket("tcp")
-        return list(dict.fromkeys(each for each in every if each.state == "listening"))
+        wanted = {"tcp": "listening", "udp": "bound"}
+        every = self._every_socket("inet")
+        return list(dict.fromkeys(s for s in every if s.state == wanted[s.port.protocol]))
+
+    @property
+    def lists_quickly(self) -> bool:
+        return False
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         seen, unreadable = _look_at_all(self._candidates(ids), kind_of(ids))
@@ -207,6 +212,9 @@ class PsutilSystem(CommonSystem):
 
     def moment(self) -> float:
         return time.time()
+
+    def newest(self) -> int | None:
+        return None
 
     def wait(self, pins: Collection[Pin], timeout: float) -> None:
         end = self.now() + timeout

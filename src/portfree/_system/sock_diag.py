@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 from portfree._system.common import endpoint
 from portfree._system.interface import Socket, State
@@ -27,6 +28,7 @@ _SOCKID = struct.Struct(">HH16s16s4s8s")  # inet_diag_sockid: ports, addresses, 
 _MESSAGE = struct.Struct("=BBBB48s5I")  # inet_diag_msg: family, state, …, sockid, …, uid, inode
 
 _NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
+_A_SECOND = struct.pack("@ll", 1, 0)  # timeval
 
 # One bit a state. BOUND_INACTIVE is one only in this mask (since Linux 6.8; older kernels ignore
 # the bit): the sockets come back as CLOSE, and the kernel does not apply the port filter to them.
@@ -62,8 +64,7 @@ def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
     family), and for an answer that makes no sense.
     """
     found: list[Socket] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
-        link.settimeout(1.0)
+    with _link() as link:
         for protocol in sorted({port.protocol for port in ports}):
             numbers = {port.number for port in ports if port.protocol == protocol}
             # A UDP socket is CLOSE or ESTABLISHED, and the mask does not pay for so short a list.
@@ -84,11 +85,26 @@ def dump(ports: Collection[Port], *, connections: bool) -> list[Socket]:
     return found
 
 
-def in_state(state: int) -> list[Socket]:
-    """Every TCP socket of our network namespace in that state. Raises OSError like `dump`."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
-        link.settimeout(1.0)
-        return _list(link, "tcp", 1 << state)
+def listeners() -> list[Socket]:
+    """Every listening TCP socket of our network namespace, and every UDP socket that is bound and
+    not connected. Raises OSError like `dump`.
+    """
+    with _link() as link:
+        return _list(link, "tcp", 1 << LISTEN) + _list(link, "udp", 1 << _CLOSE)
+
+
+def connections() -> list[Socket]:
+    """Every TCP connection of our network namespace. Raises OSError like `dump`."""
+    with _link() as link:
+        return _list(link, "tcp", 1 << ESTABLISHED)
+
+
+def _link() -> socket.socket:
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    # A timeout of Python's takes a poll(2) before each recv(2), and leaks are looked for after
+    # every test.
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _A_SECOND)
+    return link
 
 
 def _list(
@@ -97,17 +113,24 @@ def _list(
     """One question about both families, and the answers. A port of 0 means any."""
     found: list[Socket] = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = _REQUEST.pack(family, _PROTOCOLS[protocol], 0, 0, states) + _SOCKID.pack(
-            near_port, far_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
-        )
-        length, flags = _HEADER.size + len(body), _NLM_F_REQUEST | _NLM_F_DUMP
         for attempt in range(1, _ATTEMPTS + 1):
-            link.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, flags, attempt, 0) + body)
+            link.send(_question(family, protocol, states, near_port, far_port, attempt))
             answer = list(_answer(link, attempt))
             if not any(flags & _NLM_F_DUMP_INTR for flags, _ in answer):
                 break
         found += [_read(payload, family, protocol) for _, payload in answer]
     return found
+
+
+@lru_cache(maxsize=16)
+def _question(
+    family: int, protocol: Protocol, states: int, near_port: int, far_port: int, sequence: int
+) -> bytes:
+    body = _REQUEST.pack(family, _PROTOCOLS[protocol], 0, 0, states) + _SOCKID.pack(
+        near_port, far_port, bytes(16), bytes(16), bytes(4), _NO_COOKIE
+    )
+    length, flags = _HEADER.size + len(body), _NLM_F_REQUEST | _NLM_F_DUMP
+    return _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, flags, sequence, 0) + body
 
 
 def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:
@@ -132,7 +155,10 @@ def _answer(link: socket.socket, sequence: int) -> Iterator[tuple[int, bytes]]:
             yield message_flags, payload
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+# Of one look to the next mostly nothing has changed.
+@lru_cache(maxsize=16)
+def _messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    found = []
     at = 0
     while at < len(data):
         length, kind, flags, sequence = 0, 0, 0, 0
@@ -140,10 +166,12 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
             length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
         if not _HEADER.size <= length <= len(data) - at:
             raise OSError(errno.EBADMSG, "sock_diag: garbled answer")
-        yield kind, flags, sequence, data[at + _HEADER.size : at + length]
+        found.append((kind, flags, sequence, data[at + _HEADER.size : at + length]))
         at += length + 3 & ~3  # messages are aligned to four bytes
+    return found
 
 
+@lru_cache(maxsize=512)
 def _read(payload: bytes, family: socket.AddressFamily, protocol: Protocol) -> Socket:
     if len(payload) < _MESSAGE.size:
         raise OSError(errno.EBADMSG, "sock_diag: garbled answer")

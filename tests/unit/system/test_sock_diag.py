@@ -50,8 +50,8 @@ class Link:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def settimeout(self, seconds: float) -> None:
-        assert seconds
+    def setsockopt(self, *option: object) -> None:
+        assert option
 
     def send(self, data: bytes) -> int:
         self.asked += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from portfree._core import settings
 from portfree._core.free import free
 from portfree._core.ports import parse_ports
@@ -18,6 +20,7 @@ def free_ports(
     on_busy: OnBusy | None = None,
     dry_run: bool = False,
     leaks: Leaks | None = None,
+    leaks_ignore: Sequence[int | str] | None = None,
 ) -> FreePortsReport:
     """Free these ports now, and say who held them.
 
@@ -49,6 +52,8 @@ def free_ports(
     left behind: ``"ignore"``, ``"warn"`` (the default), ``"stop"``, or ``"fail"``, which stops them
     and raises.
 
+    *leaks_ignore*: ports and programs that may be left behind: ``[5037, "adb", "gradle*"]``.
+
     Takes at most ``wait + 2 * grace`` seconds, all ports together (and no less than a second, for
     the kernel to clear up, where the grace is shorter than half of that).
 
@@ -67,6 +72,7 @@ def free_ports(
         "on_busy": on_busy,
         "dry_run": dry_run,
         "leaks": leaks,
+        "leaks_ignore": leaks_ignore,
     }
     request = settings.request("library", parse_ports(*ports), given, table)
     report = FreePortsReport(*free(request, notice=tell))

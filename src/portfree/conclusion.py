@@ -7,7 +7,7 @@ a problem into its exit code.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from portfree._core.advice import key
@@ -58,13 +58,20 @@ def of_beginning(before: Report, *, pid: int | None = None) -> Conclusion:
 
 
 def of_end(
-    before: Report, after: Report | None, leaks: Iterable[Leak], *, trouble: str = "", pid: int = 0
+    before: Report,
+    after: Report | None,
+    leaks: Iterable[Leak],
+    *,
+    trouble: str = "",
+    pid: int = 0,
+    told: Collection[tuple[int, str, Port]] = (),
 ) -> Conclusion:
     """What a run has left, once its ports were freed again, as far as they were. Raises nothing.
 
     *trouble*: what portfree itself could not do, in words. *pid*: the process that opened the run.
+    *told*: the pids, addresses and ports of leaks that need no second line.
     """
-    return _guarded(before, lambda: _end(before, after, leaks, trouble=trouble, pid=pid))
+    return _guarded(before, lambda: _end(before, after, leaks, trouble=trouble, pid=pid, told=told))
 
 
 def _guarded(before: Report, conclude: Callable[[], Conclusion]) -> Conclusion:
@@ -96,14 +103,20 @@ def _beginning(before: Report, pid: int) -> Conclusion:
 
 
 def _end(
-    before: Report, after: Report | None, leaks: Iterable[Leak], *, trouble: str, pid: int
+    before: Report,
+    after: Report | None,
+    leaks: Iterable[Leak],
+    *,
+    trouble: str,
+    pid: int,
+    told: Collection[tuple[int, str, Port]],
 ) -> Conclusion:
     request = before.request
     known = {outcome.port: outcome for outcome in before.outcomes}
     # What the process held before the run began it holds on purpose.
     outcomes = [each for each in _told(after) if not (is_own(each, pid) and _is_same(each, known))]
-    own = [leak for outcome in outcomes for leak in _held_by(pid, outcome)]
-    left = (*leaks, *own)
+    own = (leak for outcome in outcomes for leak in _held_by(pid, outcome))
+    left = (*leaks, *(leak for leak in own if (pid, leak.address, leak.port) not in told))
     # What an ancestor has opened meanwhile is the work of who runs us.
     busy = [
         str(outcome.port)
@@ -118,14 +131,10 @@ def _end(
     if busy and request.on_busy == "fail":
         is_ = "is" if len(busy) == 1 else "are"
         problems.append(Problem("on_busy", f"{', '.join(busy)} {is_} busy after it"))
-    mine = {outcome.port for outcome in outcomes if is_own(outcome, pid)}
+    # A port that was busy all the time has a doubt below.
+    shown = [o for o in outcomes if not is_own(o, pid) and not _is_same(o, known)]
     return Conclusion(
-        # A port that was busy all the time has a doubt below.
-        shown=tuple(
-            outcome
-            for outcome in outcomes
-            if outcome.port not in mine and not _is_same(outcome, known)
-        ),
+        shown=tuple(shown),
         warnings=(*map(doubt, doubtful(before, pid)), *map(leak_line, left), *unknown.warnings),
         problems=(*problems, *unknown.problems),
         leaks=left,
@@ -134,8 +143,12 @@ def _end(
 
 def _told(report: Report | None) -> list[Outcome]:
     """The outcomes that there is something to say of."""
-    outcomes = report.outcomes if report else ()
-    return [outcome for outcome in outcomes if outcome.status != "free" or outcome.notes]
+    # Connections close for a minute after each run, and most servers can have such a port.
+    return [
+        outcome
+        for outcome in (report.outcomes if report else ())
+        if outcome.status != "free" or any(note.kind != "closing" for note in outcome.notes)
+    ]
 
 
 def doubtful(before: Report, pid: int) -> list[Outcome]:

@@ -163,6 +163,8 @@ class Request(NamedTuple):
     dry_run: bool = False
     leaks: Leaks = "warn"
     """What a run does about listeners on other ports that it leaves behind."""
+    leaks_ignore: tuple[str, ...] = ()
+    """Ports and program patterns of listeners that may be left: ``"5037"``, ``"gradle*"``."""
     surface: Surface = "library"
     """Where it was asked for: in the words of that is what to do instead."""
 
@@ -181,6 +183,12 @@ class Leak(NamedTuple):
     holder: HolderReport
     own: bool = False
     """Whether it is the process that opened the run itself: then it is never stopped."""
+    test: str = ""
+    """The test that has left it, as pytest names it; empty if that is not known."""
+    fixture: str = ""
+    """The fixture, of a wider scope than one test, that the test has set up for it."""
+    server: str = ""
+    """For one in the process itself: what listens there, ``"HTTPServer in thread Thread-1"``."""
 
 
 class Report(NamedTuple):

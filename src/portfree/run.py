@@ -20,7 +20,7 @@ from portfree._system import current
 from portfree._system.interface import System
 from portfree.conclusion import Conclusion, doubtful, of_end
 from portfree.errors import PortfreeError, PortsBusyError, PortsLeakedError
-from portfree.model import Leak, Outcome, Report, Request
+from portfree.model import Leak, Outcome, Port, Report, Request
 
 _NOX = (2025, 2, 9)
 
@@ -87,6 +87,8 @@ class Run:
         self._listeners: frozenset[object] | None = None
         self._began: float | None = None
         self._trouble = ""
+        self.told: set[tuple[int, str, Port]] = set()
+        """The pids, addresses and ports of leaks that were told already."""
 
     def __str__(self) -> str:
         parts = [f"before:\n{self.before}"]
@@ -149,7 +151,10 @@ class Run:
 
     def conclusion(self) -> Conclusion:
         """What its end comes to; to be asked once it is closed."""
-        return of_end(self.before, self.after, self.leaks, trouble=self._trouble, pid=self._pid)
+        leaks, told = self.leaks, self.told
+        return of_end(
+            self.before, self.after, leaks, trouble=self._trouble, pid=self._pid, told=told
+        )
 
     def _fail(self, trouble: str) -> None:
         self._trouble = self._trouble or trouble
@@ -169,6 +174,8 @@ class Run:
         if self._listeners is None:
             return
         new = run_id.new_listeners(self._system, self._listeners, request.ports)
+        told = {(address, port) for _, address, port in self.told}
+        new = {socket for socket in new if (socket.address, socket.port) not in told}
         if not new:
             return
         # Loaded only now: mostly nothing was left, and a run should cost next to nothing.

@@ -129,10 +129,17 @@ def test_what_no_input_says_the_configuration_does(job: Job, processes: Processe
     shop.mkdir()
     (shop / "pyproject.toml").write_text(
         f"[tool.portfree]\nports = [{port}]\nscope = 'any'\ngrace = 1.5\nwait = 2\n"
-        "on-busy = 'warn'\nleaks = 'ignore'\n"
+        "on-busy = 'warn'\nleaks = 'ignore'\nleaks-ignore = [5037, 'gradle*']\n"
     )
-    said = {"scope": "any", "grace": 1.5, "wait": 2.0, "on_busy": "warn", "dry_run": False}
-    said["leaks"] = "ignore"
+    said = {
+        "scope": "any",
+        "grace": 1.5,
+        "wait": 2.0,
+        "on_busy": "warn",
+        "dry_run": False,
+        "leaks": "ignore",
+        "leaks_ignore": ["5037", "gradle*"],
+    }
     step = job.step(working_directory="shop")
     assert step.report["before"]["request"] == {"ports": [f"{port}/tcp"], **said}
     step = job.step(working_directory="shop", ports=str(other), scope="mine", grace="0.5")
@@ -147,6 +154,7 @@ def test_what_no_input_says_the_configuration_does(job: Job, processes: Processe
         "on_busy": "fail",
         "dry_run": False,
         "leaks": "warn",
+        "leaks_ignore": [],
     }
 
 

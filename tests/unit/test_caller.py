@@ -47,7 +47,7 @@ def test_the_caller_is_this_process_with_the_environment_that_it_has_now(
     found = context_for(system, (), scope="any", moment=Moment("after", "3.4.cd"))
     assert found.caller.pid == os.getpid()
     assert [p.name for p in found.lineage] == ["zsh", "systemd"]
-    assert found.run == ("1.2.ab", "3.4.cd")
+    assert found.run == ("1.2.ab",)
     assert found.jobs == {"CI_JOB_ID": "77"}
     assert (found.scope, found.phase, found.ending) == ("any", "after", "3.4.cd")
 

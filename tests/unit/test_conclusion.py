@@ -53,7 +53,8 @@ LEAK = Leak("127.0.0.1", Port(9000), holder(STUBBORN))
     [
         (FREE, False),
         (FREED, True),
-        (Outcome(PORT, "free", notes=(Note("closing", "3 connections"),)), True),
+        (Outcome(PORT, "free", notes=(Note("closing", "3 connections"),)), False),
+        (Outcome(PORT, "free", notes=(Note("privileged", "needs a right"),)), True),
     ],
 )
 def test_a_free_port_lets_a_run_begin(outcome: Outcome, on_busy: str, *, shown: bool) -> None:

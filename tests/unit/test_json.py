@@ -31,6 +31,7 @@ def test_the_json_has_the_same_facts_in_a_stable_shape() -> None:
             "on_busy": "warn",
             "dry_run": False,
             "leaks": "warn",
+            "leaks_ignore": [],
         },
         "outcomes": [
             {

@@ -175,7 +175,10 @@ def test_a_directory_of_that_name_is_no_file(repository: Path) -> None:
         ("port = 8000", "has no key 'port': did you mean ports?"),
         (
             "colour = 1",
-            "has no key 'colour': its keys are ports, scope, grace, wait, on-busy, leaks",
+            (
+                "has no key 'colour': its keys are ports, scope, grace, wait, on-busy, leaks, "
+                "leaks-ignore"
+            ),
         ),
     ],
 )

@@ -154,6 +154,78 @@ def test_without_ports_the_surface_says_how_to_give_them(surface: Surface, examp
         assert str(caught.value).startswith(f"no ports{where}: give them, {example}, or list them ")
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("", ()),
+        ([], ()),
+        (5037, ("5037",)),
+        ("5037, adb gradle*", ("5037", "adb", "gradle*")),
+        (["5037", "adb,epmd", 8125], ("5037", "adb", "epmd", "8125")),
+        (("8000-8010", "8125/udp"), ("8000-8010", "8125/udp")),
+        (["*"], ("*",)),
+        (["py3-server", "3proxy", "a/b"], ("py3-server", "3proxy", "a/b")),
+    ],
+)
+def test_ports_and_programs_that_may_be_left(value: object, words: tuple[str, ...]) -> None:
+    assert settings.check("leaks_ignore", value, "leaks-ignore") == words
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (True, 'leaks-ignore is True: list ports and programs, such as "5037", "gradle*"'),
+        ([1.5], 'leaks-ignore is [1.5]: list ports and programs, such as "5037", "gradle*"'),
+        ([["adb"]], "leaks-ignore is [['adb']]: list ports and programs, such as \"5037\", "),
+        ({"adb": 1}, "leaks-ignore is {'adb': 1}: list ports and programs, such as "),
+        (None, "leaks-ignore is None: list ports and programs, such as "),
+        (70_000, "leaks-ignore: "),
+        (-1, "leaks-ignore: "),
+        ("0", "leaks-ignore: "),
+        ("8010-8000", "leaks-ignore: '8010-8000' runs backwards: write 8000-8010"),
+        ("1-65535", "leaks-ignore: '1-65535' spans 65535 ports, more than 1024: "),
+        ("8000/sctp", "leaks-ignore: "),
+        ("8000-", "leaks-ignore: '8000-' is not a port: "),
+    ],
+)
+def test_what_names_neither_is_refused(value: object, message: str) -> None:
+    with pytest.raises(PortfreeError) as caught:
+        settings.check("leaks_ignore", value, "leaks-ignore")
+
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "ports"),
+    [
+        ("5037", (Port(5037),)),
+        ("8125/udp", (Port(8125, "udp"),)),
+        ("8000-8001", (Port(8000), Port(8001))),
+        ("8000-8001/udp", (Port(8000, "udp"), Port(8001, "udp"))),
+        ("adb", ()),
+        ("gradle*", ()),
+        ("py3-server", ()),
+        ("3proxy", ()),
+        ("-", ()),
+        ("/udp", ()),
+        ("*", ()),
+    ],
+)
+def test_a_word_names_ports_or_a_program(word: str, ports: tuple[Port, ...]) -> None:
+    assert settings.ports_in(word) == ports
+
+
+@given(st.one_of(st.text(), st.lists(st.one_of(st.text(), st.integers())), st.integers()))
+def test_whatever_is_to_be_ignored_is_taken_or_refused(value: object) -> None:
+    try:
+        words = cast("tuple[str, ...]", settings.check("leaks_ignore", value, "leaks-ignore"))
+    except PortfreeError:
+        return
+    for word in words:
+        settings.ports_in(word)
+
+
 def test_a_number_of_a_text_is_one() -> None:
     assert settings.number("2.5") == 2.5
     assert settings.number("2s") == "2s"

@@ -99,6 +99,7 @@ class _Inputs(NamedTuple):
     wait: str = ""
     on_busy: str = ""
     leaks: str = ""
+    leaks_ignore: str = ""
     sudo: str = ""
 
     @classmethod

@@ -26,6 +26,7 @@ class Options:
     wait: float | None = None
     on_busy: OnBusy | None = None
     leaks: Leaks | None = None
+    leaks_ignore: Sequence[str] | None = None
     dry_run = False
     quiet = False
     json = False

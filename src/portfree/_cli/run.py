@@ -106,6 +106,12 @@ def _parser() -> ArgumentParser:
         help="servers that the command leaves on other ports: warn is the default; fail stops "
         "them, and exits with 125 if the command has succeeded",
     )
+    parser.add_argument(
+        "--leaks-ignore",
+        metavar="WORDS",
+        action="append",
+        help='ports and programs that the command may leave, such as "5037 gradle*"',
+    )
     parser.add_argument("--report", metavar="FILE", help="write what was done to it, as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
     return parser

@@ -89,6 +89,7 @@ def report_of(found: Sequence[Any]) -> Report:
     """The report that JSON has made lists of."""
     (ports, *asked), outcomes, seconds = found
     request = Request(tuple(model.Port(*port) for port in ports), *asked)
+    request = request._replace(leaks_ignore=tuple(request.leaks_ignore))
     return Report(request, tuple(map(_outcome, outcomes)), seconds)
 
 

@@ -26,7 +26,7 @@ def judge_all(holders: Sequence[Holder], context: Context) -> dict[int, Verdict]
     verdict. If one of a group is kept, all are: a signal to one can break the others.
     """
     verdicts: dict[int, Verdict] = {}
-    for group in _groups(holders):
+    for group in groups(holders):
         # Ancestors that form a circle leave no root; then each is judged.
         judged = {holder.pid: judge(holder, context) for holder in roots(group) or group}
         for holder in group:
@@ -60,7 +60,7 @@ def veto(holder: Holder, above: Iterable[Holder], context: Context) -> Verdict |
     return None
 
 
-def _groups(holders: Sequence[Holder]) -> list[list[Holder]]:
+def groups(holders: Sequence[Holder]) -> list[list[Holder]]:
     """The holders that share a socket, or of which one is another's ancestor on the same port."""
     groups: list[list[Holder]] = []
     for holder in holders:

@@ -7,6 +7,7 @@
     wait = 0                                  # seconds
     on-busy = "fail"                          # warn, fail
     leaks = "warn"                            # ignore, warn, stop, fail
+    leaks-ignore = [5037, "gradle*"]          # ports and programs that may be left
 
 All keys may be left out.
 """
@@ -23,7 +24,7 @@ from portfree._core.settings import check, closest
 from portfree.errors import PortfreeError, PortSpecError, shown
 from portfree.model import Port
 
-KEYS = ("ports", "scope", "grace", "wait", "on-busy", "leaks")
+KEYS = ("ports", "scope", "grace", "wait", "on-busy", "leaks", "leaks-ignore")
 
 
 class Table(NamedTuple):

@@ -23,6 +23,10 @@ OPEN_HERE: set[str] = set()
 # moves a little when the clock is set.
 _CLOCKS_DIFFER = 2000
 
+# The lowest port that systems choose for a client: 32768 on Linux (ip(7), ip_local_port_range), and
+# 49152 elsewhere (RFC 6335, 6).
+_OUTGOING = 32_768
+
 _ELEMENT = re.compile(
     r"([0-9]+)\.([0-9]+|t[0-9]+)\.([0-9a-f]+)(?:\.([0-9]+|[0-9]*t[0-9]+))?", re.ASCII
 )
@@ -79,7 +83,19 @@ def new_listeners(
     system: System, known: Collection[Hashable], ports: Collection[Port]
 ) -> set[Socket]:
     """The listeners on other ports than these that were not there when their ids were *known*."""
-    return {s for s in system.listeners() if s.id not in known and s.port not in ports}
+    return {
+        socket
+        for socket in system.listeners()
+        if socket.id not in known and socket.port not in ports and not may_be_client(socket)
+    }
+
+
+def may_be_client(socket: Socket) -> bool:
+    """Whether it may be a UDP socket that only sends: the system has given it any port then, on
+    every address. A server on such a port names its address, mostly 127.0.0.1.
+    """
+    on_every_address = socket.address in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound to it
+    return socket.port.protocol == "udp" and on_every_address and socket.port.number >= _OUTGOING
 
 
 def new_element(system: System) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from portfree._core.advice import key
+from portfree._core.ports import parse_ports
 from portfree.errors import PortfreeError, PortSpecError, shown
 from portfree.model import LEAKS, ON_BUSY, SCOPES, Port, Request, Surface
 
@@ -23,7 +24,7 @@ LONGEST = 86_400.0
 
 _CHOICES: dict[str, tuple[str, ...]] = {"scope": SCOPES, "on_busy": ON_BUSY, "leaks": LEAKS}
 
-NAMES = (*_CHOICES, "grace", "wait", "dry_run")
+NAMES = (*_CHOICES, "grace", "wait", "dry_run", "leaks_ignore")
 """The settings, by their names in Python."""
 
 # How one gives ports there.
@@ -83,6 +84,8 @@ def check(setting: str, value: object, name: str) -> object:
         if isinstance(value, bool):
             return value
         raise PortfreeError(f"{name} is {shown(value)}: give True or False")
+    if setting == "leaks_ignore":
+        return _ignored(value, name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PortfreeError(f"{name} is {shown(value)}: give a number of seconds, such as 3 or 0.5")
     if not 0 <= value <= LONGEST:  # false for NaN too
@@ -90,6 +93,31 @@ def check(setting: str, value: object, name: str) -> object:
             f"{name} is {shown(value)}: give seconds from 0 to {LONGEST:.0f} (one day)"
         )
     return float(value)
+
+
+def _ignored(value: object, name: str) -> tuple[str, ...]:
+    """Ports and program patterns, one by one. Raises `PortfreeError` for what is neither."""
+    words: list[str] = []
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(each, bool) or not isinstance(each, (int, str)):
+            raise PortfreeError(
+                f'{name} is {shown(value)}: list ports and programs, such as "5037", "gradle*"'
+            )
+        words += str(each).replace(",", " ").split()
+    for word in words:
+        try:
+            ports_in(word)
+        except PortSpecError as error:
+            raise PortfreeError(f"{name}: {error}") from error
+    return tuple(words)
+
+
+def ports_in(word: str) -> tuple[Port, ...]:
+    """The ports that a word names; none if it is the pattern of a program's name.
+
+    Raises `PortSpecError` for a port that is none.
+    """
+    return parse_ports(word) if word.partition("/")[0].replace("-", "").isdigit() else ()
 
 
 def number(text: Any) -> Any:  # noqa: ANN401 - None says nothing, and what is no number stays

@@ -34,6 +34,7 @@ def as_object(report: Report) -> dict[str, object]:
             "on_busy": request.on_busy,
             "dry_run": request.dry_run,
             "leaks": request.leaks,
+            "leaks_ignore": list(request.leaks_ignore),
         },
         "outcomes": [_outcome(outcome) for outcome in report.outcomes],
     }

@@ -39,15 +39,26 @@ def leak_line(leak: Leak) -> str:
     holder = leak.holder
     address = f"[{leak.address}]" if ":" in leak.address else leak.address
     what = f"{address}:{leak.port.number}"
+    if leak.port.protocol == "udp":
+        what += "/udp"
+    who = f"{command(holder)} (pid {holder.pid})"
+    # Of one that was kept for the processes that use it, that is told; ours is kept in any case.
+    used = holder.verdict.rule == "attended" and not leak.own
+    if holder.ending:
+        state = f"which listened on {what}: {ending_words(holder.ending)}"
+    else:
+        state = f"still listening on {what}" + (f": {holder.verdict.reason}" if used else "")
+    if leak.test:
+        test = f"{leak.test}, fixture {leak.fixture}," if leak.fixture else leak.test
+        if leak.own:
+            server = leak.server or "a socket"
+            return shown(f"{test} left {server} of the test process itself, {state}")
+        return shown(f"{test} left {who}, {state}")
     if leak.own:
         return shown(f"{holder.name} (pid {holder.pid}), the run itself, still listens on {what}")
     if holder.origin and holder.origin.evidence == "arrival":
-        who = f"{command(holder)} (pid {holder.pid})"
         return shown(f"{who} came up during this run, and still listens on {what}")
-    started = f"{holder.test or 'this run'} started {command(holder)} (pid {holder.pid})"
-    if holder.ending:
-        return shown(f"{started}, which listened on {what}: {ending_words(holder.ending)}")
-    return shown(f"{started}, still listening on {what}")
+    return shown(f"{holder.test or 'this run'} started {who}, {state}")
 
 
 def doubt(outcome: Outcome) -> str:

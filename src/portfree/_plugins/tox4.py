@@ -60,6 +60,7 @@ def tox_add_env_config(env_conf: EnvConfigSet, state: State) -> None:  # noqa: A
     add("free_ports_wait", number, None, "seconds to wait for a live run to give a port up")
     add("free_ports_on_busy", text, None, "what if a port stays busy: warn or fail")
     add("free_ports_leaks", text, None, "servers left behind: ignore, warn, stop or fail")
+    add("free_ports_leaks_ignore", List[str], [], "ports and programs that may be left behind")  # noqa: UP006
     _configs.add(env_conf)
 
 
@@ -106,7 +107,7 @@ def _request(tox_env: ToxEnv) -> Request | None:
                 ports = parse_ports(*words)
             except PortfreeError as error:
                 raise PortfreeError(f"free_ports: {error}") from error
-            names = ("scope", "grace", "wait", "on_busy", "leaks")
+            names = ("scope", "grace", "wait", "on_busy", "leaks", "leaks_ignore")
             given = {name: conf[f"free_ports_{name}"] for name in names}
             return settings.request("tox", ports, given)
     except _BAD_VALUE as error:

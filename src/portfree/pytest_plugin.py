@@ -17,6 +17,7 @@ server was left behind where ``free_ports_leaks`` is ``fail``.
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -38,7 +39,16 @@ _KEYS: dict[str, tuple[Any, str]] = {
     "free_ports_grace": (_SECONDS, "seconds that a server gets to shut down"),
     "free_ports_wait": (_SECONDS, "seconds to wait for a live run to end"),
     "free_ports_on_busy": (_TEXT, "what if a port stays busy: warn or fail"),
-    "free_ports_leaks": (_TEXT, "servers left on other ports: ignore, warn, stop or fail"),
+    "free_ports_leaks": (_TEXT, "servers that tests leave behind: ignore, warn, stop or fail"),
+    "free_ports_leaks_ignore": ("args", "ports and programs that tests may leave behind"),
+    "free_ports_sigterm": (_TEXT, "whether SIGTERM ends the tests as Ctrl-C does: true or false"),
+}
+_CHOICES = {
+    "scope": "{orphans,project,mine,any}",
+    "grace": "SECONDS",
+    "wait": "SECONDS",
+    "on-busy": "{warn,fail}",
+    "leaks": "{ignore,warn,stop,fail}",
 }
 
 
@@ -51,13 +61,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PORTS",
         help='the ports to free, such as "8000,9000-9010", instead of the configured ones',
     )
-    group.addoption(
-        "--free-ports-scope",
-        metavar="{orphans,project,mine,any}",
-        help="which processes to stop before the tests (default: orphans)",
-    )
+    for name, values in _CHOICES.items():
+        key = f"free_ports_{name.replace('-', '_')}"
+        what = f"{_KEYS[key][1]}; instead of the configured {key}"
+        group.addoption(f"--free-ports-{name}", metavar=values, help=what)
     for key, (kind, what) in _KEYS.items():
         parser.addini(key, what, kind, default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "allow_port_leaks(*ports_or_programs): the test may leave servers behind, be it all, or "
+        'those on these ports and of these programs, as in allow_port_leaks(5037, "gradle*")',
+    )
 
 
 # First, for a conftest.py may start its servers in this hook, and xdist starts its workers in it.
@@ -65,27 +82,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Register the guard and have it begin, if there are ports to free and tests to be run."""
     config = session.config
-    if (
-        # The controller of xdist does it for all of its workers, also for those on other hosts.
-        hasattr(config, "workerinput")
-        or any(config.getoption(name, None) for name in _ONLY_LOOKS)
-        or not _is_configured(config)
-    ):
+    # The controller of xdist frees the ports for all of its workers, also for those on other hosts.
+    if hasattr(config, "workerinput"):
+        if settings := config.workerinput.get("portfree"):
+            from portfree._plugins import in_tests
+
+            in_tests.join(config, settings)
+        return
+    if any(config.getoption(name, None) for name in _ONLY_LOOKS) or not _is_configured(config):
         return
     if os.environ.get("PORTFREE") == "0":
         config.pluginmanager.register(_Off())
+        return
+    if _VERSION < (7,):
+        # On stderr, for -q hides the header.
+        why = f"does nothing beside pytest {pytest.__version__}: it needs pytest 7 or newer"
+        print(f"portfree: {why}", file=sys.stderr)  # noqa: T201
         return
     from portfree._plugins import pytest_config, pytest_guard  # not where no ports are named
 
     request = pytest_config.load(config)
     if request is None:
         return
-    if _VERSION < (7,):
-        raise pytest.UsageError(
-            f"portfree needs pytest 7 or newer to free ports, and this is {pytest.__version__}: "
-            "pip install --upgrade pytest, or do without: PORTFREE=0 pytest"
-        )
-    guard = pytest_guard.PortGuard(config, request)
+    guard = pytest_guard.PortGuard(config, request, sigterm=pytest_config.sigterm(config))
     config.pluginmanager.register(guard, "portfree-guard")
     guard.begin()
 

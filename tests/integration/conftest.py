@@ -42,6 +42,12 @@ def port(suite: Project) -> int:
 
 
 @pytest.fixture
+def allowed(processes: Processes) -> int:
+    """A port that servers may be left on, where `Project.other` is none."""
+    return processes.free_port()
+
+
+@pytest.fixture
 def job(processes: Processes, tmp_path: Path) -> Job:
     return Job(processes, tmp_path)
 

@@ -67,8 +67,12 @@ def test_a_leak_can_fail_a_green_session_and_hides_no_red_one(
     result = suite.pytest()
 
     assert result.code == code
-    status = "exit status 1: " if code == 1 else ""
-    assert result.section[-1] == f"{status}a server was left behind, and free_ports_leaks is fail"
+    line, *failure = result.section
+    assert line.startswith("tests/test_it.py::test_it left ")
+    assert line.endswith(": ended after SIGTERM")
+    # A test that was interrupted has no teardown that could fail.
+    why = "a server was left behind, and free_ports_leaks is fail"
+    assert failure == ([why] if code == 2 else [])
 
 
 def test_a_failing_test_stays_one(suite: Project, port: int) -> None:
@@ -114,9 +118,9 @@ def test_ctrl_c_while_the_ports_are_freed_at_the_end(suite: Project) -> None:
     result = session.ended()
 
     assert result.code == pytest.ExitCode.INTERRUPTED
-    assert result.section == [
-        "interrupted: the ports may not have been freed after the tests",
-    ]
+    left, interrupted = result.section
+    assert left.startswith("tests/test_it.py::test_it left ")
+    assert interrupted == "interrupted: the ports may not have been freed after the tests"
     assert "1 passed" in result.out
 
 
@@ -149,15 +153,17 @@ def test_leaks(suite: Project, leaks: str, code: int) -> None:
     if leaks == "ignore":
         assert result.section == []
         return
-    first, second, *failure = result.section
+    first, second = result.section
     for line, test, port in zip(
-        sorted((first, second)), ("test_one (setup)", "test_two (call)"), (one, two), strict=True
+        sorted((first, second)),
+        ("test_one, fixture server (session),", "test_two"),
+        (one, two),
+        strict=True,
     ):
-        assert line.startswith(f"tests/test_it.py::{test} started ")
+        assert line.startswith(f"tests/test_it.py::{test} left ")
         end = f"127.0.0.1:{port}: ended after SIGTERM"
         assert (end in line) if stopped else line.endswith(f"still listening on 127.0.0.1:{port}")
-    why = "exit status 1: 2 servers were left behind, and free_ports_leaks is fail"
-    assert failure == ([why] if code else [])
+    assert ("ERROR at teardown of test_two" in result.out) is (code == 1)
 
 
 def test_a_listener_of_the_session_itself_is_reported(suite: Project) -> None:
@@ -172,7 +178,10 @@ def test_a_listener_of_the_session_itself_is_reported(suite: Project) -> None:
 
     assert result.code == 0
     (line,) = result.section
-    assert line.endswith(f"the run itself, still listens on 127.0.0.1:{suite.other}")
+    assert line == (
+        "tests/test_it.py::test_it left a socket of the test process itself, "
+        f"still listening on 127.0.0.1:{suite.other}"
+    )
 
 
 def test_servers_of_others_and_servers_that_end_are_no_leaks(

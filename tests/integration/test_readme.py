@@ -308,7 +308,7 @@ def test_the_server_on_an_event_loop(shop: Shop, *, closes: bool) -> None:
     ended = shop.module("pytest", *words)
 
     assert ended.code == (0 if closes else 1), ended.out
-    assert ("the run itself, still listens" in ended.out) != closes
+    assert ("of the test process itself, still listening" in ended.out) != closes
 
 
 # What is shown

@@ -32,7 +32,7 @@ def begin(
     """
     run, found = None, Conclusion()
     trouble: list[str] = []
-    with _harmless(trouble):
+    with harmless(trouble):
         before = free(request, notice=notice, moment=Moment("before"))
         run, found = Run(before, environ=environ, notice=notice), of_beginning(before)
         if found.problems:  # which tell of the ports that are busy
@@ -58,14 +58,14 @@ def lines(found: Conclusion, prefix: str = "") -> list[Line]:
     """What was stopped, kept and left behind; nothing if nothing was."""
     said: list[Line] = []
     trouble: list[str] = []
-    with _harmless(trouble):
+    with harmless(trouble):
         said += [(f"{prefix}{summary(outcome)}", not outcome.ok) for outcome in found.shown]
     said += [(f"what was done cannot be told: {why}", True) for why in trouble]
     return [*said, *((warning, True) for warning in found.warnings)]
 
 
 @contextmanager
-def _harmless(trouble: list[str]) -> Iterator[None]:
+def harmless(trouble: list[str]) -> Iterator[None]:
     """Note what goes wrong in here: portfree's own failure turns no run red."""
     try:
         yield

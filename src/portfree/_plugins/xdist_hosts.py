@@ -66,6 +66,9 @@ class Worker(Protocol):
     def config(self) -> pytest.Config: ...
 
     @property
+    def workerinput(self) -> dict[str, Any]: ...
+
+    @property
     def gateway(self) -> execnet.Gateway: ...
 
 
@@ -78,6 +81,7 @@ class Hosts:
         self._run_id = run_id
         self._here = host_probe.identity()
         self._hosts: dict[tuple[str, str], _Host] = {}
+        self._of_worker: dict[str, str] = {}
         self._trouble: list[str] = []
 
     def welcome(self, node: Worker) -> str:
@@ -104,6 +108,7 @@ class Hosts:
                     name = f"{name} (network namespace {named})"
                 self._hosts[where] = _Host(safe(name), self._request)
                 refused = self._hosts[where].open(node)
+            self._of_worker[worker] = self._hosts[where].name
             environ = self._hosts[where].environ
         try:
             channel.send(environ)
@@ -111,6 +116,10 @@ class Hosts:
         except _FAILURES as error:
             self._trouble.append(f"worker {worker} could not be told its run: {_why(error)}")
         return refused and f"host {self._hosts[where].name}: {refused}"
+
+    def name_of(self, node: Worker) -> str:
+        """The host of a worker; empty if it is ours."""
+        return self._of_worker.get(node.gateway.id, "")
 
     def end(self) -> None:
         """Have the runs of all hosts ended, without waiting for that."""

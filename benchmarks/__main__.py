@@ -69,13 +69,16 @@ def _measure(
     (project / "pyproject.toml").touch()
     free = free_range(1002)
     place = Place(tools, project, free=free, held=free + 1000, stop=free + 1001)
-    in_process, commands, hooks, growth = (1, 1, 2, 1) if quick else (7, 20, 60, 3)  # rounds
+    rounds = (1, 1, 2, 1, 1) if quick else (7, 20, 60, 7, 3)
+    in_process, commands, hooks, by_test, growth = rounds
     say("in-process, idle and loaded")
     rows = play(contestants.in_process(place), in_process, say, contestants.states(place))
     say("commands")
     rows += play(contestants.commands(place), commands, say)
     say("hooks")
     rows += play(contestants.hooks(place), hooks, say)
+    say("tests, idle and loaded")
+    rows += play(contestants.by_test(place), by_test, say, contestants.states(place))
     say("growth")
     return rows, grow(contestants.growth(place), growth, say)
 

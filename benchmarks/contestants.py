@@ -205,6 +205,22 @@ def hooks(place: Place) -> list[Section]:
     ]
 
 
+def by_test(place: Place) -> list[Section]:
+    """What looking for leaks costs each test; on an idle machine, and on a loaded one."""
+    pytest = [str(place.tools.with_portfree / "pytest"), "-q", "-p", "no:cacheprovider"]
+    many = f"import pytest\n\n@pytest.mark.parametrize('n', range({table.TESTS}))\n"
+    many += "def test_nothing(n):\n    pass\n"
+    ports = f'free_ports = ["{place.free}"]\n'
+    sessions = []
+    for name, leaks in ((table.GUARDED, "warn"), (table.QUIET, "ignore")):
+        folder = place.project / f"many-{leaks}"
+        if not folder.exists():
+            _project(folder, ports + f'free_ports_leaks = "{leaks}"\n')
+            (folder / "test_nothing.py").write_text(many)
+        sessions.append(Contestant(name, command(pytest, folder)))
+    return [Section(table.PER_TEST, sessions)]
+
+
 def growth(place: Place) -> list[Axis]:
     see = partial(look, folder=place.project, first=place.free)
     see_held = partial(look, folder=place.project, first=place.held)

@@ -37,6 +37,8 @@ LINKS = "the links of all descriptors, read and compared"
 LOADED = "not configured, but the modules of a guarded session loaded"
 QUIET = "one free port, leaks ignored"
 GUARDED = "one free port, leaks looked for"
+TESTS = 10_000
+PER_TEST = f"A guarded pytest session with {TESTS} empty tests"
 
 
 class Row(TypedDict, total=False):
@@ -295,6 +297,17 @@ def judge(rows: Sequence[Row]) -> list[Target]:
                 unit="s",
             )
             for name in (QUIET, GUARDED)
+        ),
+        *(
+            Target(
+                f"pytest: looking for leaks, for each test, {state}",
+                _divide(
+                    _minus(median(PER_TEST, GUARDED, state), median(PER_TEST, QUIET, state)), TESTS
+                ),
+                100e-6,
+                unit="s",
+            )
+            for state in ("idle", "loaded")
         ),
     ]
 

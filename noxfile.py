@@ -38,6 +38,7 @@ OF_PYTHON = [
         "pytest_session",
         "run",
         "run_command",
+        "run_reports",
         "systems",
         "tox",
     )
@@ -77,6 +78,19 @@ HOSTS = {
     "nox": ["==2022.11.21", "==2024.10.9", "==2025.2.9", ""],
     "pre-commit": ["==3.2.0", ""],
 }
+# The plugins of pytest beside which tests leak, each with the newest pytest that it works with.
+PLUGINS = {
+    "pytest-xdist": "pytest",
+    "pytest-asyncio": "pytest",
+    "anyio": "pytest",
+    "pytest-timeout": "pytest",
+    "pytest-rerunfailures": "pytest",
+    "pytest-cov": "pytest",
+    "pytest-sugar": "pytest",
+    "pytest-html": "pytest",
+    "pytest-forked": "pytest<9.2",  # where all tests fail beside pytest-forked 1.7.5
+    "pytest-subtests": "pytest<9",  # which has subtests itself
+}
 
 
 @nox.session(python=PYTHONS)
@@ -87,6 +101,9 @@ def compat(session: nox.Session) -> None:
         for version in versions if session.python == PYTHONS[0] else versions[-1:]:
             session.install("--upgrade", *f"{tool}{version}".split())
             session.run("python", "tests/smoke.py", tool)
+    for tool, host in PLUGINS.items() if session.python == PYTHONS[0] else ():
+        session.install("--upgrade", tool, host)
+        session.run("python", "tests/smoke.py", tool, "leaks")
 
 
 @nox.session(python=PYTHONS[0])

@@ -119,7 +119,7 @@ class FakeSystem:
     def __init__(
         self, *, name: str = "linux", polite: bool = True, privileged: bool = False, uid: int = 1000
     ) -> None:
-        self.name, self.namespace = name, ""
+        self.name, self.namespace, self.lists_quickly = name, "", True
         self.polite, self.privileged, self.uid = polite, privileged, uid
         self.signals: list[Sent] = []
         self.open_pins: list[FakePin] = []
@@ -271,12 +271,8 @@ class FakeSystem:
 
     def listeners(self) -> list[Socket]:
         with self._asked("listeners"):
-            serves = {"tcp": "listening", "udp": "bound"}
-            return [s for s in self._sockets() if s.state == serves[s.port.protocol]]
-
-    @property
-    def lists_quickly(self) -> bool:
-        return True
+            serving = (("tcp", "listening"), ("udp", "bound"))
+            return [s for s in self._sockets() if (s.port.protocol, s.state) in serving]
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         with self._asked("owners"):

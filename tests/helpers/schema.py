@@ -12,9 +12,7 @@ from jsonschema import Draft202012Validator
 
 @cache
 def validator(kind: str) -> Draft202012Validator:
-    """*kind*: ``report`` or ``run``. Stricter than for users: a field that it does not describe is
-    an error.
-    """
+    """*kind*: ``report`` or ``run``. Unlike for users, a field that is not described is wrong."""
     text = (resources.files("portfree") / "schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     Draft202012Validator.check_schema(schema)

@@ -58,6 +58,7 @@ class PsutilSystem(CommonSystem):
 
     name = sys.platform
     namespace = ""
+    lists_quickly = False
     bind = staticmethod(each_address_bind)
 
     def __init__(self) -> None:
@@ -76,10 +77,6 @@ class PsutilSystem(CommonSystem):
         wanted = {"tcp": "listening", "udp": "bound"}
         every = self._every_socket("inet")
         return list(dict.fromkeys(s for s in every if s.state == wanted[s.port.protocol]))
-
-    @property
-    def lists_quickly(self) -> bool:
-        return False
 
     def owners(self, ids: Collection[Hashable]) -> Owners:
         seen, unreadable = _look_at_all(self._candidates(ids), kind_of(ids))

@@ -97,3 +97,14 @@ def test_it(late):
     assert result.code == pytest.ExitCode.TESTS_FAILED
     assert who(result.section) == ["tests/test_it.py::test_it"]
     assert result.section[-1].startswith("exit status 1: a server was left behind")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_expected_failure_hides_no_leak(suite: Project, *, strict: bool) -> None:
+    suite.guard(leaks="fail")
+    suite.tests(f"{OPEN}\n@pytest.mark.xfail(strict={strict})\ndef test_it():\n    listen()\n")
+
+    result = suite.pytest()
+
+    assert result.code == pytest.ExitCode.TESTS_FAILED
+    assert who(result.section) == ["tests/test_it.py::test_it"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socketserver
 import subprocess
 import sys
+import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -188,6 +190,10 @@ def test_a_server_in_the_test_itself(
         bind(taken)
 
     assert ports_in_use(raised.value, "", configured) == (Port(taken, protocol),)
+    # uvicorn does not close the socket that it could not bind.
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        del raised
+        gc.collect()
 
 
 def test_the_explanation_names_the_holder_its_age_its_test_and_what_helps(

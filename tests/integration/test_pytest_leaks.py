@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from portfree._core import run_id
+from portfree._system import current
 
 if TYPE_CHECKING:
     from helpers.project import Project
@@ -107,4 +111,23 @@ def test_an_expected_failure_hides_no_leak(suite: Project, *, strict: bool) -> N
     result = suite.pytest()
 
     assert result.code == pytest.ExitCode.TESTS_FAILED
+    assert who(result.section) == ["tests/test_it.py::test_it"]
+
+
+def test_a_run_around_that_the_session_was_not_told_of_hides_no_leak(suite: Project) -> None:
+    """As in a nox session that keeps its environment from pytest, below the run of the noxfile."""
+    around = run_id.new_element(current())
+    suite.tests(
+        """
+        def test_it():
+            null = subprocess.DEVNULL
+            words = careless.command($OTHER)
+            subprocess.Popen(words, env={}, stdin=null, stdout=null, stderr=null)
+            careless.wait_until(lambda: careless.accepts($OTHER))
+        """
+    )
+    words = f"env -u PORTFREE_RUN_ID {sys.executable} -m pytest; true"
+
+    result = suite.run("sh", "-c", words, env={"PORTFREE_RUN_ID": around})
+
     assert who(result.section) == ["tests/test_it.py::test_it"]

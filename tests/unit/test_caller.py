@@ -52,6 +52,22 @@ def test_the_caller_is_this_process_with_the_environment_that_it_has_now(
     assert (found.scope, found.phase, found.ending) == ("any", "after", "3.4.cd")
 
 
+@pytest.mark.parametrize(
+    ("ours", "run"),
+    [("1.2.ab/3.4.cd", "1.2.ab"), ("3.4.cd", "5.6.ef"), ("", "5.6.ef"), ("7.8.0a", "7.8.0a")],
+)
+def test_the_run_around_the_one_that_is_looked_at(
+    system: FakeSystem, monkeypatch: pytest.MonkeyPatch, ours: str, run: str
+) -> None:
+    """Before its end its id is in the environment still, and may stand there alone."""
+    shell = system.shell
+    shell.process = shell.process._replace(marks={"PORTFREE_RUN_ID": "5.6.ef"})
+    if ours:
+        monkeypatch.setenv("PORTFREE_RUN_ID", ours)
+    found = context_for(system, (), scope="orphans", moment=Moment("after", "3.4.cd"))
+    assert found.run == (run,)
+
+
 def test_what_sudo_has_wiped_is_read_from_our_ancestors(system: FakeSystem) -> None:
     agent = system.start("sudo", marks={"CI_JOB_ID": "77", "PORTFREE_RUN_ID": "1.2.ab"})
     system.start("portfree", pid=os.getpid(), ppid=agent.pid)

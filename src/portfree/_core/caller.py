@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from portfree._core import programs, run_id
 from portfree._core.ancestry import Holder, roots
@@ -47,8 +47,7 @@ def context_for(
         home=str(home()),
         project=project_of(current_folder()),
         # sudo wipes the environment, but our ancestors still have theirs.
-        # A run that is looked at while it goes on, after one of its tests, is none around that.
-        run=tuple(e for e in run_id.elements(inherited(run_id.RUN_ID)) if e != moment.ending),
+        run=_run(chain, moment.ending),
         ending=moment.ending,
         began=moment.began,
         quiet=frozenset(moment.quiet),
@@ -57,6 +56,17 @@ def context_for(
         neighbours=_neighbours(reader, chain, holders),
         main_service=_main_service(reader, chain) if holders else frozenset(),
     )
+
+
+def _run(ours: Sequence[Process], ending: str | None) -> tuple[str, ...]:
+    """The run that we live in. One that is looked at while it goes on, after one of its tests, is
+    none around that; but where its id stands alone, an ancestor may tell of another.
+    """
+    for process in ours:
+        elements = run_id.elements(process.marks.get(run_id.RUN_ID, ""))
+        if around := tuple(element for element in elements if element != ending):
+            return around
+    return ()
 
 
 def _owners(system: System, me: Process) -> frozenset[int | str]:

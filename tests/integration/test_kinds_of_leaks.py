@@ -324,7 +324,8 @@ def test_where_a_leak_fails_a_test_it_is_that_one(kinds: Project) -> None:
     assert all("of the test process itself" in line for line in remain), remain
 
 
-@pytest.mark.parametrize("dist", ["load", "loadscope", "loadfile", "worksteal"])
+# nox -s compat tries each kind of distribution.
+@pytest.mark.parametrize("dist", ["load", "loadfile"])
 def test_workers_of_xdist_find_and_the_controller_tells(kinds: Project, dist: str) -> None:
     result = kinds.pytest("-n2", f"--dist={dist}", "tests")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from portfree import model
+from portfree._core import settings
 from portfree._core.advice import key
 from portfree._core.context import Moment
 from portfree._core.free import free
@@ -46,10 +47,9 @@ def free_as_root(
     name = key(request.surface, "sudo")
     bootstrap = _AS_ROOT.format(home=str(Path(__file__).absolute().parents[2]))
     command = ["sudo", "-n", "--", sys.executable, "-I", "-c", bootstrap]
-    asked = request._asdict() | {"ports": list(map(str, request.ports))}
     when = moment and moment._asdict() | {"quiet": list(map(str, moment.quiet))}
     stderr = subprocess.PIPE if captured else None
-    question = json.dumps([asked, when]).encode()
+    question = json.dumps([settings.as_plain(request), when]).encode()
     try:
         check = subprocess.run(
             ["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True
@@ -80,7 +80,7 @@ def _last_line(said: bytes) -> str:
 def answer() -> None:
     """As root: free what stdin asks for, and write the report to stdout."""
     asked, when = json.load(sys.stdin)
-    request = Request(**asked | {"ports": parse_ports(*asked["ports"])})
+    request = settings.from_plain(asked)
     moment = Moment(**when | {"quiet": parse_ports(*when["quiet"])}) if when else None
     json.dump(free(request, notice=tell, moment=moment), sys.stdout)
 

@@ -69,6 +69,17 @@ def request(
     return Request(ports=ports, surface=surface, **found)
 
 
+def as_plain(request: Request) -> dict[str, Any]:
+    """A request in values that JSON and execnet take to another process."""
+    return {**request._asdict(), "ports": list(map(str, request.ports))}
+
+
+def from_plain(values: Mapping[str, Any]) -> Request:
+    """The request that `as_plain` has made these of."""
+    ports, ignored = parse_ports(*values["ports"]), tuple(values["leaks_ignore"])
+    return Request(**{**values, "ports": ports, "leaks_ignore": ignored})
+
+
 def _why_none(table: Table | None) -> str:
     return "" if table is None else f" in [tool.portfree] of {table.path}"
 

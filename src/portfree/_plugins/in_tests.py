@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from portfree._core import settings
 from portfree._core.context import Moment
-from portfree._core.ports import parse_ports
 from portfree._core.run_id import RUN_ID
 from portfree._plugins.leak_watch import CARRIED, LeakWatch, WorkerWatch
 from portfree._plugins.shared import harmless
@@ -17,19 +17,10 @@ from portfree._system import current
 from portfree.model import Request
 
 
-def settings_of(request: Request) -> dict[str, Any]:
-    """A request as execnet takes it to a worker."""
-    return {**request._asdict(), "ports": [str(port) for port in request.ports]}
-
-
-def request_of(settings: Mapping[str, Any]) -> Request:
-    return Request(**{**settings, "ports": parse_ports(*settings["ports"])})
-
-
-def join(config: pytest.Config, settings: Mapping[str, Any]) -> None:
+def join(config: pytest.Config, plain: Mapping[str, Any]) -> None:
     """Register what looks after the tests in a worker, as its controller has asked for it."""
     with harmless([]):
-        register(config, request_of(settings))
+        register(config, settings.from_plain(plain))
 
 
 def register(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portfree._core import settings
 from portfree._output.console import tell
 from portfree._plugins import in_tests
 from portfree._plugins.leak_watch import CARRIED, Found, LeakWatch
@@ -57,7 +58,7 @@ class PortGuard:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Worker) -> None:
         """The same on the host of a worker that xdist is about to start, if that is another one."""
-        node.workerinput["portfree"] = in_tests.settings_of(self._request)
+        node.workerinput["portfree"] = settings.as_plain(self._request)
         spec = node.gateway.spec
         if spec.popen and not spec.python and not spec.via:  # as with -n: a child of ours
             return

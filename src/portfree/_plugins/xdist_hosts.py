@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import execnet
 
-from portfree._core.ports import parse_ports
+from portfree._core import settings
 from portfree._core.redact import safe
 from portfree._core.run_id import RUN_ID
 from portfree._core.stop import longest
@@ -165,15 +165,11 @@ class _Host:
         spec = node.gateway.spec
         if spec.socket:
             return self._failed("a socket server takes one connection: its ports were not freed")
-        settings = {
-            **request._asdict(),
-            "ports": [str(port) for port in request.ports],
-            "name": self.name,
-        }
+        asked = settings.as_plain(request) | {"name": self.name}
         try:
             self._channel = self._gateway(node).remote_exec(_SERVE)
             # The same path that xdist gives its workers.
-            self._channel.send((list(sys.path) if spec.popen else None, settings))
+            self._channel.send((list(sys.path) if spec.popen else None, asked))
             answer = self._channel.receive(request.wait + longest(request.grace) + _MARGIN)
         except _FAILURES as error:
             return self._failed(f"the ports could not be looked after: {_why(error)}")
@@ -244,12 +240,12 @@ def _why(error: Exception) -> str:
     return safe(last if before else repr(error))
 
 
-def serve(channel: execnet.Channel, settings: dict[str, Any]) -> None:
+def serve(channel: execnet.Channel, asked: dict[str, Any]) -> None:
     """Look after this host until the controller says that the tests are over, or is gone."""
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller
-    name = settings.pop("name")
-    request = Request(**{**settings, "ports": parse_ports(*settings["ports"])})
+    name = asked.pop("name")
+    request = settings.from_plain(asked)
     run, found = begin(request, "the tests", lambda line: tell(f"host {name}: {line}"))
     said = lines(found, "before: ")
     try:

@@ -114,6 +114,34 @@ def test_an_expected_failure_hides_no_leak(suite: Project, *, strict: bool) -> N
     assert who(result.section) == ["tests/test_it.py::test_it"]
 
 
+@pytest.mark.parametrize("ending", ["xfail", "skip in the teardown"])
+def test_what_a_test_may_leave_turns_nothing_red_however_it_ends(
+    suite: Project, ending: str
+) -> None:
+    suite.guard(leaks="fail", grace=0.3)
+    suite.tests(
+        f"""{OPEN}
+@pytest.fixture
+def late():
+    yield
+    if "$ENDING" != "xfail":
+        pytest.skip("too late")
+
+@pytest.mark.allow_port_leaks
+@pytest.mark.xfail("$ENDING" == "xfail", reason="expected")
+def test_it(late):
+    listen()
+    assert "$ENDING" != "xfail"
+""",
+        ENDING=ending,
+    )
+
+    result = suite.pytest()
+
+    assert result.code == 0, result.out
+    assert result.section == []
+
+
 def test_a_run_around_that_the_session_was_not_told_of_hides_no_leak(suite: Project) -> None:
     """As in a nox session that keeps its environment from pytest, below the run of the noxfile."""
     around = run_id.new_element(current())

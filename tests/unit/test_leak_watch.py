@@ -326,6 +326,22 @@ def test_no_other_test_waits_for_a_leak_that_a_timeout_has_cut_short(
     assert session.test("test_two") == []
 
 
+def test_where_the_kernel_tells_nothing_after_a_timeout_no_test_is_red(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*_: object) -> None:
+        session.system.fails["listeners"] = NOT_LISTED
+        raise pytest.fail.Exception
+
+    monkeypatch.setattr(leaks_by_test, "find", find)
+    with pytest.raises(pytest.fail.Exception):
+        session.test("test_one", session.own)
+
+    (found,) = session.report()
+    assert not found.is_leak
+    assert session.test("test_two") == []
+
+
 def test_a_rerun_has_no_property_of_what_the_first_run_has_left(session: Session) -> None:
     session.test("test_one", session.own)
     session.item.user_properties.append(("of", "others"))

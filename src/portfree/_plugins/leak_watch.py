@@ -57,6 +57,11 @@ class Found(NamedTuple):
         return Port(self.number, "udp" if self.protocol == "udp" else "tcp")
 
     @property
+    def is_leak(self) -> bool:
+        """Whether it is one, and not what a test may leave, or that nothing could be looked for."""
+        return bool(self.line and self.pid)
+
+    @property
     def where(self) -> tuple[int, str, Port]:
         """The process, the address and the port."""
         return self.pid, self.address, self.port
@@ -179,7 +184,7 @@ class LeakWatch:
             error = other
             # Or the next test would wait for it, and run into its timeout too. The end of the run
             # tells of it.
-            self._known, self._ended = self._ids(), False
+            self._known, self._ended = self._safely(self._ids, self._known), False
         said = [leak_line(leak) for leak in leaks]
         item.user_properties += ((PROPERTY, line) for line in said)
         if said and self._request.leaks == "fail":

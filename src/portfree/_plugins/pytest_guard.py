@@ -85,7 +85,7 @@ class PortGuard:
         if self._watch is not None:
             self._watch.hear(found)
         # `pytest.skip` in a teardown, and xfail, keep the test from its error.
-        if found and report.skipped:
+        if report.skipped and any(each.is_leak for each in found):
             self._unfailed = True
 
     # Around all others, for they may end fixtures and the workers of xdist, and some of them may
@@ -148,7 +148,7 @@ class PortGuard:
         """What was found when the tests were over, and what has ended since it was told."""
         gone = {each.where for each in map(Found._make, ended)}
         self._leaks = [each for each in self._leaks if each.where not in gone] + found
-        self._unfailed = self._unfailed or any(each.line for each in found)
+        self._unfailed = self._unfailed or any(each.is_leak for each in found)
 
     def _refuse(self, why: str) -> None:
         if why:
